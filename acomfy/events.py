@@ -107,6 +107,8 @@ class ProgressState:
     __match_args__ = ("prompt_id", "nodes")
 
     prompt_id: str
+    _nodes: Mapping[str, NodeProgress] | None
+    _parse: Callable[[], Mapping[str, NodeProgress]] | None
 
     def __init__(
         self, prompt_id: str, nodes: Mapping[str, NodeProgress] | Callable[[], Mapping[str, NodeProgress]]
@@ -118,10 +120,11 @@ class ProgressState:
     @property
     def nodes(self) -> Mapping[str, NodeProgress]:
         if self._nodes is None:
+            if self._parse is None:
+                raise AssertionError("it has its nodes, or the way to get them")
             object.__setattr__(self, "_nodes", self._parse())
             object.__setattr__(self, "_parse", None)
-        nodes: Mapping[str, NodeProgress] = self._nodes
-        return nodes
+        return self._nodes or {}
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"cannot assign to field {name!r}: a ProgressState is frozen")

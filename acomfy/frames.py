@@ -117,6 +117,11 @@ def peek_prompt_id(frame: bytes) -> str | None:
     return prompt_id.decode("utf-8", "replace")
 
 
+def is_progress_state(frame: bytes) -> bool:
+    """Tell whether a frame whose prompt_id was peeked is a ``progress_state``; the other kind is ``progress``."""
+    return frame.startswith(_PROGRESS_STATE)
+
+
 def lazy_progress_state(prompt_id: str, frame: bytes) -> events.ProgressState:
     """Wrap a ``progress_state`` frame whose prompt_id was peeked; its nodes are parsed when they are first read."""
     return events.ProgressState(prompt_id, lambda: _node_progress(_object(parse(frame)[1], "data").get("nodes")))

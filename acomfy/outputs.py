@@ -1,0 +1,207 @@
+"""What a node produced: references to files, streamed pictures and text, from ``executed`` or from history.
+
+A node's ``ui`` output is a dict of lists. Its keys are conventions of node authors (an mp4 stands under ``images`` or
+``gifs``), so they are not trusted: whatever is a dict with a ``filename`` is a file, and its media type comes from the
+file's extension, then from the entry's ``format``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+OCTETS = "application/octet-stream"
+
+_MEDIA_TYPES = {
+    "png": "image/png",
+    "jpg": "image/jpeg",
+    "jpeg": "image/jpeg",
+    "webp": "image/webp",
+    "gif": "image/gif",
+    "apng": "image/apng",
+    "avif": "image/avif",
+    "bmp": "image/bmp",
+    "tif": "image/tiff",
+    "tiff": "image/tiff",
+    "svg": "image/svg+xml",
+    "exr": "image/x-exr",
+    "hdr": "image/vnd.radiance",
+    "mp4": "video/mp4",
+    "m4v": "video/mp4",
+    "webm": "video/webm",
+    "mov": "video/quicktime",
+    "mkv": "video/x-matroska",
+    "avi": "video/x-msvideo",
+    "flac": "audio/flac",
+    "mp3": "audio/mpeg",
+    "wav": "audio/wav",
+    "ogg": "audio/ogg",
+    "opus": "audio/ogg",
+    "m4a": "audio/mp4",
+    "aac": "audio/aac",
+    "glb": "model/gltf-binary",
+    "gltf": "model/gltf+json",
+    "obj": "model/obj",
+    "stl": "model/stl",
+    "ply": "model/ply",
+    "txt": "text/plain",
+    "md": "text/markdown",
+    "csv": "text/csv",
+    "json": "application/json",
+}
+_EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "image/gif": "gif"}
+
+
+@dataclass(frozen=True, slots=True)
+class FileReference:
+    """A file on the server, to be read by ``GET /view``.
+
+    Attributes:
+        node_id: The node of the prompt that made it (for an expanded node, the one that it stands for).
+        key: The key of the node's ui output under which it stood (``images``, ``gifs``, ``audio``...).
+        type: ``output``, ``temp`` or ``input``: the directory on the server.
+        media_type: For example ``image/png``; ``application/octet-stream`` when nothing tells.
+        animated: True when the node said so of its pictures.
+        entry: The entry as the server sent it.
+    """
+
+    node_id: str
+    key: str
+    filename: str
+    subfolder: str
+    type: str
+    media_type: str
+    animated: bool = False
+    entry: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedImage:
+    """A picture that came over the WebSocket (``SaveImageWebsocket``); the server keeps no copy.
+
+    Attributes:
+        index: Its place among the pictures of its node, from 0.
+        view: The image file as a view of the received frame.
+    """
+
+    node_id: str
+    index: int
+    view: memoryview = field(repr=False)
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextValue:
+    """A text that a node shows (``ui.text``)."""
+
+    node_id: str
+    key: str
+    text: str
+
+
+Produced: TypeAlias = FileReference | StreamedImage | TextValue
+
+
+def produced_by(node_id: str, ui: Mapping[str, Any]) -> Iterator[FileReference | TextValue]:
+    """Yield what a node's ui output holds, in its order. Values of other kinds stay in the raw dict alone."""
+    animated = _animated(ui)
+    for key, value in ui.items():
+        for item in _leaves(value):
+            if isinstance(item, str):
+                if key == "text":
+                    yield TextValue(node_id, key, item)
+            else:
+                yield _file_reference(node_id, key, item, animated)
+
+
+def _animated(ui: Mapping[str, Any]) -> bool:
+    flags = ui.get("animated")
+    return any(flags) if isinstance(flags, list | tuple) else bool(flags)
+
+
+def _leaves(value: Any) -> Iterator[str | Mapping[str, Any]]:
+    """Yield the strings and the file entries of a value, however deep they stand in lists."""
+    if isinstance(value, str) or (isinstance(value, Mapping) and isinstance(value.get("filename"), str)):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _leaves(item)
+
+
+def _file_reference(node_id: str, key: str, entry: Mapping[str, Any], animated: bool) -> FileReference:
+    filename: str = entry["filename"]
+    subfolder, type_ = entry.get("subfolder"), entry.get("type")
+    return FileReference(
+        node_id=node_id,
+        key=key,
+        filename=filename,
+        subfolder=subfolder if isinstance(subfolder, str) else "",
+        type=type_ if isinstance(type_, str) and type_ else "output",
+        media_type=media_type(filename, entry.get("format"), key),
+        animated=animated and key == "images",
+        entry=entry,
+    )
+
+
+def media_type(filename: str, format: object = None, key: str = "") -> str:
+    """Tell a file's media type by its extension, else by the ``format`` that its node gave, else by its key."""
+    by_extension = _MEDIA_TYPES.get(filename.rpartition(".")[2].lower())
+    if by_extension is not None:
+        return by_extension
+    if isinstance(format, str) and "/" in format:
+        return format
+    return "image/png" if key == "images" and "." not in filename else OCTETS
+
+
+def extension(media_type: str) -> str:
+    """Give the file name extension for a streamed picture, without a dot."""
+    return _EXTENSIONS.get(media_type, "bin")
+
+
+def in_graph_order(produced: Iterable[Produced], node_ids: Iterable[str]) -> list[Produced]:
+    """Sort by the place of each node in the prompt; what one node produced stays as it is.
+
+    Two output nodes were seen to finish either way round, so the order of arrival would differ from run to run.
+    """
+    places = {node_id: place for place, node_id in enumerate(node_ids)}
+    return sorted(produced, key=lambda item: places.get(item.node_id, len(places)))
+
+
+def from_history(entry: Mapping[str, Any]) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """Read a history entry's outputs: ``{node_id: (display_node, ui)}``, as the ``executed`` events would give them."""
+    outputs, meta = entry.get("outputs"), entry.get("meta")
+    meta = meta if isinstance(meta, Mapping) else {}
+    found = {}
+    for node_id, ui in outputs.items() if isinstance(outputs, Mapping) else ():
+        if isinstance(ui, Mapping):
+            about = meta.get(node_id)
+            display = about.get("display_node") if isinstance(about, Mapping) else None
+            found[node_id] = (display if isinstance(display, str) else node_id, ui)
+    return found
+
+
+# --- Names of files to write ---------------------------------------------------------------------------------------
+
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])( *\.|$)", re.IGNORECASE)
+_LONGEST_NAME = 200
+
+
+def safe_filename(name: str) -> str:
+    """Make of a name that the server sent one that stays inside its directory, on every system.
+
+    Directory parts are dropped; control characters and what Windows forbids become ``_``; reserved device names and
+    hidden files get a ``_`` in front; a long name is shortened before its extension.
+    """
+    name = _UNSAFE.sub("_", re.split(r"[/\\]", name)[-1]).rstrip(". ")
+    if not name or name.startswith(".") or _RESERVED.match(name):
+        name = "_" + name
+    encoded = name.encode("utf-8", "replace")
+    if len(encoded) > _LONGEST_NAME:
+        stem, dot, suffix = name.rpartition(".")
+        tail = (dot + suffix).encode("utf-8", "replace")[-40:] if dot else b""
+        head = (stem if dot else name).encode("utf-8", "replace")[: _LONGEST_NAME - len(tail)]
+        encoded = head + tail
+    return encoded.decode("utf-8", "ignore")

@@ -1,0 +1,88 @@
+"""How much of a prompt is done, as one number.
+
+Every node of the prompt weighs 1, or as many as the steps that it says it will take (a sampler's ``steps`` input), so
+that the bar moves with the work. Cached nodes need no run and weigh nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from . import events
+
+_ALMOST = 0.999
+
+
+def weights(nodes: Mapping[str, Mapping[str, Any]], targets: Iterable[str] | None) -> dict[str, float]:
+    """Give each node that will run its weight. ``targets`` are the outputs asked for; None means all."""
+    wanted = nodes if targets is None else _upstream(nodes, targets)
+    return {node_id: _weight(nodes[node_id]) for node_id in wanted}
+
+
+def _weight(node: Mapping[str, Any]) -> float:
+    inputs = node.get("inputs")
+    steps = inputs.get("steps") if isinstance(inputs, Mapping) else None
+    return float(steps) if type(steps) is int and 1 < steps <= 10_000 else 1.0
+
+
+def _upstream(nodes: Mapping[str, Mapping[str, Any]], targets: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    waiting = [target for target in targets if target in nodes]
+    while waiting:
+        node_id = waiting.pop()
+        if node_id in found:
+            continue
+        found.add(node_id)
+        waiting.extend(source for source in _sources(nodes[node_id]) if source in nodes)
+    return found
+
+
+def _sources(node: Mapping[str, Any]) -> list[str]:
+    """Give the nodes that a node's links name, whether they exist or not."""
+    inputs = node.get("inputs")
+    values = inputs.values() if isinstance(inputs, Mapping) else ()
+    return [value[0] for value in values if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)]
+
+
+def weigh(
+    weights: Mapping[str, float],
+    *,
+    cached: Collection[str],
+    ran: Iterable[str],
+    step: events.Progress | None,
+    state: events.ProgressState | None,
+) -> float:
+    """Give the part that is done, from 0 to just under 1: only the verdict says that all is.
+
+    Args:
+        weights: What `weights` gave.
+        cached: Nodes that need no run.
+        ran: Nodes that began, in order; with no ``state`` all but the last count as done.
+        step: The newest step of the last of them.
+        state: The newest ``progress_state``, which is exact, from servers that send it.
+    """
+    parts = _parts_by_state(state) if state is not None else _parts_by_order(list(ran), step)
+    skipped = set(cached)
+    total = sum(weight for node_id, weight in weights.items() if node_id not in skipped)
+    done = sum(weight * parts.get(node_id, 0.0) for node_id, weight in weights.items() if node_id not in skipped)
+    return min(done / total, _ALMOST) if total else 0.0
+
+
+def _parts_by_state(state: events.ProgressState) -> dict[str, float]:
+    return {
+        node_id: 1.0 if node.state == "finished" else _part(node.value, node.max)
+        for node_id, node in state.nodes.items()
+    }
+
+
+def _parts_by_order(ran: list[str], step: events.Progress | None) -> dict[str, float]:
+    parts = dict.fromkeys(ran, 1.0)
+    if ran:
+        parts[ran[-1]] = 0.0 if step is None else _part(step.value, step.max)
+    return parts
+
+
+def _part(value: float, maximum: float) -> float:
+    # Also for a ``max`` of 0, NaN or less than ``value``: servers send all of them.
+    return min(max(value / maximum, 0.0), 1.0) if maximum > 0 and value == value else 0.0

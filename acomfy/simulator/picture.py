@@ -9,14 +9,14 @@ the bottom that it is simulated.
 from __future__ import annotations
 
 import colorsys
-import functools
 import hashlib
 import random
 import re
 from dataclasses import fields, replace
 
-from PIL import Image, ImageDraw, ImageEnhance, ImageFont
+from PIL import Image, ImageDraw, ImageEnhance
 
+from ..sheet import built_in_font, fitted, legible
 from .scenery import SCENES, SUBJECTS, Canvas, Color, Light
 
 _LABEL_MIN_SIZE = 112, 80  # below this a line of text would be unreadable, or cover the picture
@@ -176,29 +176,12 @@ def _label(image: Image.Image, title: str, prompt: str) -> None:
     if width < _LABEL_MIN_SIZE[0] or height < _LABEL_MIN_SIZE[1]:
         return
     size = max(10, round(min(width, height * 1.5) / 36))
-    font, margin, band = _font(size), size * 0.6, round(size * 1.7)
+    font, margin, band = built_in_font(size), size * 0.6, round(size * 1.7)
     box = (0, height - band, width, height)
     image.paste(Image.blend(image.crop(box), Image.new("RGB", (width, band), (12, 13, 18)), 0.66), box)
     draw, middle = ImageDraw.Draw(image), height - band / 2
-    title = _fitted(title, font, width - 2 * margin)
+    title = fitted(title, font, width - 2 * margin)
     draw.text((margin, middle), title, (255, 255, 255), font, anchor="lm")
-    # The built-in font has Latin letters only; boxes for the others would say less than nothing.
-    text = "".join(char for char in " ".join(prompt.split()) if char.isprintable() and ord(char) < 0x250).strip()
-    text = _fitted(text, font, width - 2 * margin - font.getlength(title) - size)
+    text = fitted(legible(prompt), font, width - 2 * margin - font.getlength(title) - size)
     if len(text) > 3:
         draw.text((width - margin, middle), text, (196, 200, 210), font, anchor="rm")
-
-
-@functools.lru_cache(maxsize=32)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
-def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
-    """Shorten a text with an ellipsis until it is no wider than the room."""
-    if len(text) <= 400 and font.getlength(text) <= room:
-        return text
-    text = text[:400]
-    while text and font.getlength(text.rstrip() + "…") > room:
-        text = text[:-1]
-    return text.rstrip() + "…" if text else ""

@@ -1,0 +1,327 @@
+"""`SimulatedServer`: a ComfyUI without a GPU, on a real port."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from aiohttp import web
+
+from .. import events
+from .cache import Cache, CacheMode
+from .execution import Executor, Outcome
+from .files import Folders
+from .image_nodes import image_nodes
+from .ledger import Ledger, State
+from .model_nodes import CHECKPOINTS, LORAS, model_nodes
+from .nodes import Inputs, Node
+from .queue import Item, PromptQueue
+from .routes import Routes, without_tokens
+from .services import Services
+from .sockets import Sockets
+from .versions import capabilities
+
+logger = logging.getLogger("acomfy.simulator")
+
+T = TypeVar("T")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_MODEL_FOLDERS = (
+    "vae",
+    "text_encoders",
+    "diffusion_models",
+    "clip_vision",
+    "embeddings",
+    "controlnet",
+    "upscale_models",
+)
+
+
+class SimulatedServer:
+    """A ComfyUI server without a GPU: real queue, real validation, real caching, pictures made with Pillow.
+
+    It runs in the caller's event loop, on a real port, and speaks ComfyUI's protocol with its quirks::
+
+        async with SimulatedServer(step_time=0.05) as server:
+            async with acomfy.Client(server.url) as client:
+                result = await client.run(workflow)
+            assert server.ledger[result.prompt_id].executions == 1
+
+    Args:
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one, which ``url`` then tells.
+        step_time: Seconds that a sampler step takes; 0 is as fast as it goes.
+        version: The ComfyUI version whose behaviour is simulated.
+        preview_size: The longer side of a preview, in pixels.
+        max_upload_size: The largest request body, in bytes.
+        max_history: How many finished prompts the history keeps.
+        cache: What is kept between prompts: of the previous one (``classic``), the most recently used (``lru``), or
+            nothing (``none``).
+        cache_size: How many nodes an ``lru`` cache keeps.
+        output_dir: Where SaveImage saves; None is a temporary directory that goes when the server is closed.
+
+    Attributes:
+        prompts: The body of every ``POST /prompt`` that was queued, in order.
+        uploads: What became of every upload: name, subfolder, type, size and sha256.
+        requests: How often each route was asked for, by method and path (``("GET", "/history/{prompt_id}")``).
+        response_bytes: The size of the answers, by the same keys; files and sockets are not counted.
+        ledger: What was executed and produced, by prompt_id.
+        classes: The node classes, by class_type.
+        models: Model files by folder; CheckpointLoaderSimple and LoraLoader offer ``checkpoints`` and ``loras``.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        step_time: float = 0.0,
+        version: str = "0.3.64",
+        preview_size: int = 512,
+        max_upload_size: int = 100 * 2**20,
+        max_history: int = 10_000,
+        cache: CacheMode = "classic",
+        cache_size: int = 100,
+        output_dir: str | Path | None = None,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.version = version
+        self.can = capabilities(version)
+        self.max_upload_size = max_upload_size
+        self.prompts: list[dict[str, Any]] = []
+        self.uploads: list[dict[str, Any]] = []
+        self.requests: Counter[tuple[str, str]] = Counter()
+        self.response_bytes: Counter[tuple[str, str]] = Counter()
+        self.ledger = Ledger()
+        self.number = 0
+        self.models: dict[str, list[str]] = {"checkpoints": list(CHECKPOINTS), "loras": list(LORAS)}
+        self.models |= {folder: [] for folder in _MODEL_FOLDERS}
+        self.classes: dict[str, Node] = {}
+        self.folders = Folders()
+        self.sockets = Sockets(lambda: len(self.queue), self.features, self._notify)
+        self.queue = PromptQueue(self._queue_changed, max_history)
+        self.services = Services(
+            self.can, self.sockets, self.folders, self.classes, self.ledger, step_time, preview_size
+        )
+        self._executor = Executor(self.services, Cache(cache, cache_size))
+        self._output_dir = None if output_dir is None else Path(output_dir)
+        self._base: Path | None = None
+        self._runner: web.AppRunner | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._free_memory = False
+        self._change = asyncio.Event()
+        self._waiting = 0
+        for node in (*image_nodes(self.folders), *model_nodes(self.models["checkpoints"], self.models["loras"])):
+            self.add_node(node)
+
+    # --- Starting and stopping -------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    @property
+    def url(self) -> str:
+        """The server's address, as clients take it."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "") else self.host
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    async def start(self) -> None:
+        """Make the folders, listen, and start the worker.
+
+        Raises:
+            OSError: The port is taken.
+        """
+        if self._base is None:
+            self._base = Path(tempfile.mkdtemp(prefix="acomfy-simulator-"))
+            self.folders.create(self._base, self._output_dir)
+        await self._listen()
+        self._tasks = [asyncio.create_task(self._work()), asyncio.create_task(self.sockets.publish())]
+
+    async def aclose(self) -> None:
+        """Stop everything at once: sockets end without a close frame, and the temporary folders go."""
+        await self._stop()
+        await self.services.close()
+        if self._base is not None:
+            await asyncio.to_thread(shutil.rmtree, self._base, ignore_errors=True)
+            self._base = None
+
+    async def _listen(self) -> None:
+        runner = web.AppRunner(Routes(self).application(), access_log=None, shutdown_timeout=0.5)
+        await runner.setup()
+        site = web.TCPSite(runner, self.host, self.port, reuse_address=True)
+        try:
+            await site.start()
+        except BaseException:
+            await runner.cleanup()
+            raise
+        self._runner = runner
+        self.port = runner.addresses[0][1]
+
+    async def _stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        self.sockets.cut()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    # --- Node classes ----------------------------------------------------------------------------------------------
+
+    def add_node(self, node: Node) -> None:
+        """Add a node class, or put it in the place of the one with its name."""
+        self.classes[node.class_type] = node
+
+    def node(
+        self,
+        class_type: str,
+        *,
+        required: Inputs | None = None,
+        optional: Inputs | None = None,
+        outputs: tuple[str, ...] = (),
+        output_node: bool = False,
+        concurrent: bool = False,
+    ) -> Callable[[Function], Function]:
+        """Make a function a node class; see `Node` for the arguments.
+
+        ::
+
+            @server.node("Shout", required={"text": ("STRING",)}, output_node=True)
+            def shout(context, text):
+                return NodeResult(ui={"text": [text.upper()]})
+        """
+
+        def decorate(function: Function) -> Function:
+            self.add_node(
+                Node(
+                    class_type,
+                    function,
+                    required=required or {},
+                    optional=optional or {},
+                    outputs=outputs,
+                    output_node=output_node,
+                    concurrent=concurrent,
+                )
+            )
+            return function
+
+        return decorate
+
+    # --- Watching --------------------------------------------------------------------------------------------------
+
+    async def wait_for(self, predicate: Callable[[], T]) -> T:
+        """Wait until a condition holds, looking again whenever anything changed; return what it gave.
+
+        It looks at each change of the queue and the history, each message sent, each request answered and each socket
+        opened or closed. Put `asyncio.timeout` around it.
+        """
+        self._waiting += 1
+        try:
+            while not (found := predicate()):
+                self._change.clear()
+                await self._change.wait()
+            return found
+        finally:
+            self._waiting -= 1
+
+    async def wait_idle(self) -> None:
+        """Wait until no prompt waits or runs."""
+        await self.wait_for(lambda: not len(self.queue))
+
+    def features(self) -> dict[str, Any]:
+        """Give the server's feature flags."""
+        return {"supports_preview_metadata": True, "max_upload_size": self.max_upload_size}
+
+    def count(self, method: str, path: str, response: web.StreamResponse) -> None:
+        """Enter an answered request into the books."""
+        self.requests[method, path] += 1
+        if isinstance(response, web.Response) and isinstance(response.body, bytes):
+            self.response_bytes[method, path] += len(response.body)
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._waiting:
+            self._change.set()
+
+    # --- What anybody may do to the queue --------------------------------------------------------------------------
+
+    def accept(self, body: dict[str, Any], item: Item) -> None:
+        """Queue a checked prompt, as ``POST /prompt`` does."""
+        self.prompts.append(body)
+        self.ledger.accept(item[1])
+        self.queue.put(item)
+
+    def delete_prompt(self, prompt_id: Any) -> bool:
+        """Take a waiting prompt from the queue, as ``POST /queue {"delete": [...]}`` does; False if none waits."""
+        deleted = self.queue.delete(prompt_id)
+        if deleted:
+            self.ledger.settle(prompt_id, "deleted")
+        return deleted
+
+    def clear_queue(self) -> None:
+        """Take all waiting prompts from the queue, as ``POST /queue {"clear": true}`` does."""
+        for _, prompt_id, *_ in self.queue.pending:
+            self.ledger.settle(prompt_id, "deleted")
+        self.queue.clear()
+
+    def interrupt(self) -> None:
+        """Interrupt what runs, as ``POST /interrupt`` does; noticed at its next step, forgotten when nothing runs."""
+        self.services.interrupted = True
+
+    def free(self, memory: bool = True) -> None:
+        """Empty the cache when the worker comes to it, as ``POST /free`` does."""
+        self._free_memory = self._free_memory or memory
+        self.queue.wake()
+
+    def _queue_changed(self) -> None:
+        self.sockets.send(events.Status(len(self.queue)))
+        self._notify()
+
+    # --- The worker ------------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """Run prompts, one at a time, until an exception from outside a node ends the worker for good."""
+        try:
+            while True:
+                await self.queue.wait()
+                if (taken := self.queue.take()) is not None:
+                    await self._run(*taken)
+                if self._free_memory:
+                    self._free_memory = False
+                    self._executor.cache.clear()
+                await asyncio.sleep(0)
+        except Exception:
+            # ComfyUI's worker thread dies the same way, and the server goes on accepting (issue #16312).
+            logger.exception("the worker died; no prompt will run any more")
+
+    async def _run(self, key: int, item: Item) -> None:
+        number, prompt_id, prompt, extra_data, outputs = item
+        self.ledger.start(prompt_id)
+        # It counts as running already, but the executor has not begun: an interrupt that comes now is lost.
+        await asyncio.sleep(0)
+        outcome = await self._executor.execute(item)
+        self.ledger.settle(prompt_id, _final_state(outcome))
+        shown = without_tokens(extra_data) if self.can.tokens_hidden_in_history else extra_data
+        self.queue.finish(key, outcome.history_entry(), [number, prompt_id, prompt, shown, outputs])
+        client_id = extra_data.get("client_id")
+        if client_id is not None:
+            self.sockets.send(events.Executing(None, None, prompt_id), client_id)
+
+
+def _final_state(outcome: Outcome) -> State:
+    last = outcome.messages[-1][0]
+    if last == "execution_interrupted":
+        return "cancelled"
+    return "failed" if last == "execution_error" else "completed"

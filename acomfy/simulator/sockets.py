@@ -1,0 +1,127 @@
+"""The server's WebSockets and the one queue through which everything is sent (ComfyUI server.py).
+
+Theory of operation. There is one socket per client id: a newer one takes the place of an older one, which stays open
+and hears nothing more. When a socket's handler ends it takes the *client id* off the table, whoever holds it by then:
+that is ComfyUI's bug that leaves a reconnected socket deaf, kept here on purpose. All messages go through one queue,
+and each send is awaited: a client that stops reading stalls the delivery to everybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from ..events import Event, Executing, FeatureFlags, Status
+from ..frames import encode
+
+logger = logging.getLogger("acomfy.simulator")
+
+_BROKEN = (ConnectionError, RuntimeError)
+
+
+class Sockets:
+    """Everybody who listens, by client id, and the messages that wait to be sent."""
+
+    def __init__(
+        self, queue_remaining: Callable[[], int], features: Callable[[], Mapping[str, Any]], changed: Callable[[], None]
+    ) -> None:
+        self.by_sid: dict[str, web.WebSocketResponse] = {}
+        self.flags: dict[str, Any] = {}
+        self.open: dict[web.WebSocketResponse, web.Request] = {}
+        self.executing_client: Any = None
+        self.executing_node: str | None = None
+        self._queue_remaining = queue_remaining
+        self._features = features
+        self._changed = changed
+        self._outgoing: asyncio.Queue[tuple[Event | str | bytes, Any]] = asyncio.Queue()
+
+    # --- Sending ---------------------------------------------------------------------------------------------------
+
+    def send(self, event: Event | str | bytes, sid: Any = None) -> None:
+        """Queue a message for the socket of a client id, or for all sockets when it is None."""
+        self._outgoing.put_nowait((event, sid))
+
+    async def publish(self) -> None:
+        """Send what is queued, one message after the other, for ever."""
+        while True:
+            event, sid = await self._outgoing.get()
+            await self._deliver(event, sid)
+            self._changed()
+
+    def supports(self, sid: Any, flag: str) -> bool:
+        """Tell whether the socket of a client id has set a feature flag; only JSON true counts."""
+        flags = self.flags.get(sid) if isinstance(sid, str) else None
+        return isinstance(flags, Mapping) and flags.get(flag) is True
+
+    async def _deliver(self, event: Event | str | bytes, sid: Any) -> None:
+        if sid is None:
+            receivers = list(self.by_sid.values())
+        else:
+            found = self.by_sid.get(sid) if isinstance(sid, str) else None
+            receivers = [] if found is None else [found]
+        if not receivers:
+            return
+        frame = event if isinstance(event, str | bytes) else encode(event)
+        for socket in receivers:
+            await self._write(socket, frame)
+
+    async def _write(self, socket: web.WebSocketResponse, frame: str | bytes) -> None:
+        try:
+            if isinstance(frame, str):
+                await socket.send_str(frame)
+            else:
+                await socket.send_bytes(frame)
+        except _BROKEN as exc:
+            logger.debug("a send failed: %s", exc)
+
+    # --- Receiving -------------------------------------------------------------------------------------------------
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Serve ``GET /ws``: register the socket, greet it, read it to its end."""
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        sid = request.query.get("clientId", "") or uuid.uuid4().hex
+        self.by_sid[sid] = socket
+        self.flags[sid] = {}
+        self.open[socket] = request
+        self._changed()
+        try:
+            await self._deliver(Status(self._queue_remaining(), sid), sid)
+            if self.executing_client == sid and self.executing_node is not None:
+                await self._deliver(Executing(self.executing_node), sid)
+            await self._read(socket, sid)
+        finally:
+            # The newer socket of the same client id goes with the older one (issue #16010, all versions up to 0.38).
+            self.by_sid.pop(sid, None)
+            self.flags.pop(sid, None)
+            self.open.pop(socket, None)
+            self._changed()
+        return socket
+
+    async def _read(self, socket: web.WebSocketResponse, sid: str) -> None:
+        first = True
+        async for message in socket:
+            if message.type is not WSMsgType.TEXT:
+                continue
+            try:
+                data = json.loads(message.data)
+                if first and data.get("type") == "feature_flags":
+                    self.flags[sid] = data.get("data", {})
+                    await self._deliver(FeatureFlags(self._features()), sid)
+                first = False
+            except (ValueError, AttributeError) as exc:
+                logger.debug("a client sent something that is no message: %s", exc)
+
+    # --- Cutting ---------------------------------------------------------------------------------------------------
+
+    def cut(self) -> None:
+        """End every connection without a close frame, as a dying server does."""
+        for request in list(self.open.values()):
+            if request.transport is not None:
+                request.transport.abort()

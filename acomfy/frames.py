@@ -5,16 +5,19 @@ reads its data. A binary frame begins with a big-endian uint32, the event number
 or a `ProtocolError`, and nothing else: an unknown type is `Unknown`, a known type with the wrong fields is an error.
 
 ComfyUI writes its JSON with Python's ``json.dumps``: NaN and Infinity occur, as do integers of any size and lone
-surrogates. orjson reads none of these, so what it refuses is read again by the standard library.
+surrogates. orjson refuses all of these but the integers, of which it makes floats; such frames are read again by the
+standard library.
 
 ``progress`` and ``progress_state`` are nearly all of the traffic. Their prompt_id can be read off the raw bytes
-(`peek_prompt_id`), so that nobody who does not listen pays for parsing them.
+(`peek_prompt_id`), so that nobody who does not listen pays for parsing them. That trusts the bytes to be written as
+ComfyUI writes them, which names a prompt once; whoever parses such a frame later finds out if it did not.
 """
 
 from __future__ import annotations
 
 import json
 import struct
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,15 +30,32 @@ PREVIEW_IMAGE = 1
 TEXT = 3
 PREVIEW_IMAGE_WITH_METADATA = 4
 
-# The first bytes of the two frequent messages, as ``json.dumps`` writes them (ComfyUI server.py send_json).
-_PROGRESS = b'{"type": "progress'
+# The first bytes of the frequent messages, as ``json.dumps`` writes them (ComfyUI server.py send_json).
 _PROGRESS_STATE = b'{"type": "progress_state", "data": {"prompt_id": "'
 _PROGRESS_STEP = b'{"type": "progress", "data": {"value": '
+_STATUS = b'{"type": "status", '
+FREQUENT = (_PROGRESS_STATE, _PROGRESS_STEP, _STATUS)
 _PROMPT_ID = b'"prompt_id": "'
+
+# Messages without a place for numbers of a node's own choice. In all others integers are kept exact.
+_CLOSED = frozenset(
+    {
+        "executing",
+        "execution_cached",
+        "execution_interrupted",
+        "execution_start",
+        "execution_success",
+        "progress",
+        "progress_state",
+        "status",
+    }
+)
+_DIGITS = bytes(ord("0") if chr(byte) in "0123456789" else ord(" ") for byte in range(256))
+_LONG_NUMBER = b"0" * 19  # the shortest integer beyond 64 bits
 
 _MIME_OF_FORMAT = {1: "image/jpeg", 2: "image/png"}
 _FORMAT_OF_MIME = {"image/jpeg": 1, "image/png": 2}
-_OCTETS = "application/octet-stream"
+OCTETS = "application/octet-stream"
 
 
 def decode(frame: str | bytes) -> events.Event:
@@ -65,17 +85,25 @@ def parse(frame: bytes) -> tuple[str, Any]:
     Raises:
         ProtocolError: It is not JSON, or not an object with a ``type``.
     """
-    try:
-        message = orjson.loads(frame)
-    except orjson.JSONDecodeError:
-        message = _parse_tolerantly(frame)
-    try:
-        kind = message["type"]
-    except (KeyError, TypeError):
-        kind = None
+    message = load_json(frame)
+    kind = message.get("type") if isinstance(message, dict) else None
     if not isinstance(kind, str):
         raise ProtocolError(f"a text frame has no type: {_excerpt(frame)}")
+    if kind not in _CLOSED and _LONG_NUMBER in frame.translate(_DIGITS):
+        message = _load_tolerantly(frame)
     return kind, message.get("data")
+
+
+def load_json(text: bytes) -> Any:
+    """Parse JSON as Python's ``json.dumps`` writes it. Integers beyond 64 bits may become floats.
+
+    Raises:
+        ProtocolError: It is not JSON.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return _load_tolerantly(text)
 
 
 def to_event(kind: str, data: Any) -> events.Event:
@@ -100,21 +128,28 @@ def peek_prompt_id(frame: bytes) -> str | None:
 
     None for every other frame, and for those that are not written as ComfyUI writes them.
     """
-    if not frame.startswith(_PROGRESS):
-        return None
     if frame.startswith(_PROGRESS_STATE):
         start = len(_PROGRESS_STATE)
     elif frame.startswith(_PROGRESS_STEP):
-        # An unescaped quote cannot stand inside a JSON string, so this is the key itself.
+        # An unescaped quote cannot stand inside a JSON string, so what is found is the key itself.
         start = frame.find(_PROMPT_ID) + len(_PROMPT_ID)
-        if start < len(_PROMPT_ID):
-            return None
     else:
         return None
-    prompt_id = frame[start : frame.find(b'"', start)]
-    if b"\\" in prompt_id or not frame.endswith(b"}}"):
+    end = frame.find(b'"', start)
+    prompt_id = frame[start:end]
+    if start < len(_PROMPT_ID) or end < 0 or b"\\" in prompt_id or not prompt_id.isascii():
         return None
-    return prompt_id.decode("utf-8", "replace")
+    return prompt_id.decode()
+
+
+def mark(prompt_id: str) -> bytes:
+    """Give the bytes by which ComfyUI's text frames name a prompt."""
+    return f'"prompt_id": {json.dumps(prompt_id)}'.encode()
+
+
+def is_status(frame: bytes) -> bool:
+    """Tell whether one of the `FREQUENT` frames is a ``status``."""
+    return frame.startswith(_STATUS)
 
 
 def is_progress_state(frame: bytes) -> bool:
@@ -124,7 +159,14 @@ def is_progress_state(frame: bytes) -> bool:
 
 def lazy_progress_state(prompt_id: str, frame: bytes) -> events.ProgressState:
     """Wrap a ``progress_state`` frame whose prompt_id was peeked; its nodes are parsed when they are first read."""
-    return events.ProgressState(prompt_id, lambda: _node_progress(_object(parse(frame)[1], "data").get("nodes")))
+
+    def nodes() -> Mapping[str, events.NodeProgress]:
+        event = to_event(*parse(frame))
+        if not isinstance(event, events.ProgressState) or event.prompt_id != prompt_id:
+            raise ProtocolError(f"a progress_state frame names more than one prompt: {_excerpt(frame)}")
+        return event.nodes
+
+    return events.ProgressState(prompt_id, nodes)
 
 
 def decode_binary(frame: bytes) -> events.Event:
@@ -148,6 +190,8 @@ def decode_binary(frame: bytes) -> events.Event:
 def encode(event: events.Event) -> str | bytes:
     """Turn an event into the frame that ComfyUI would send for it: the mirror of `decode`."""
     match event:
+        case events.PreviewImage(has_metadata=True):
+            return _encode_preview_image_with_metadata(event)
         case events.PreviewImage():
             return _encode_preview_image(event)
         case events.Text(node_id=node_id, text=text):
@@ -163,15 +207,15 @@ def encode(event: events.Event) -> str | bytes:
 # --- Text frames: reading ------------------------------------------------------------------------------------------
 
 
-def _parse_tolerantly(frame: bytes) -> Any:
+def _load_tolerantly(text: bytes) -> Any:
     try:
-        return json.loads(frame)
+        return json.loads(text)
     except (ValueError, RecursionError) as exc:
-        raise ProtocolError(f"a text frame is not JSON ({exc}): {_excerpt(frame)}") from None
+        raise ProtocolError(f"not JSON ({exc}): {_excerpt(text)}") from None
 
 
 def _excerpt(frame: bytes) -> str:
-    return repr(bytes(frame[:100]))
+    return repr(frame[:100])
 
 
 def _object(value: Any, name: str) -> dict[str, Any]:
@@ -194,30 +238,35 @@ def _optional_string(data: Mapping[str, Any], name: str) -> str | None:
 def _node_id(data: Mapping[str, Any], name: str) -> str | None:
     """Read a node id; custom nodes were seen to send whole numbers for it."""
     value = data.get(name)
-    if type(value) is int:
-        return str(value)
-    return _optional_string(data, name)
+    return str(value) if type(value) is int else _optional_string(data, name)
 
 
 def _number(data: Mapping[str, Any], name: str) -> float:
     value = data.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max):
         return value
-    raise ProtocolError(f"{name!r} is {type(value).__name__}, not a number")
+    raise ProtocolError(f"{name!r} is {type(value).__name__}, not a number that a float can hold")
 
 
 def _timestamp(data: Mapping[str, Any]) -> int | None:
     value = data.get("timestamp")
-    return value if isinstance(value, int) else None
+    return value if type(value) is int else None
 
 
 def _strings(data: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """Read a list of node ids or of lines; an absent one is empty."""
     value = data.get(name)
     if value is None:
         return ()
-    if isinstance(value, list):
-        return tuple(item if isinstance(item, str) else str(item) for item in value)
-    raise ProtocolError(f"{name!r} is {type(value).__name__}, not a list")
+    if not isinstance(value, list):
+        raise ProtocolError(f"{name!r} is {type(value).__name__}, not a list")
+    return tuple(item if isinstance(item, str) else _whole_number(item, name) for item in value)
+
+
+def _whole_number(value: Any, name: str) -> str:
+    if type(value) is int:
+        return str(value)
+    raise ProtocolError(f"{name!r} holds {type(value).__name__}, not strings")
 
 
 def _status(data: dict[str, Any]) -> events.Event:
@@ -228,11 +277,15 @@ def _status(data: dict[str, Any]) -> events.Event:
     return events.Status(remaining if type(remaining) is int else None, _optional_string(data, "sid"))
 
 
+def _execution_cached(data: dict[str, Any]) -> events.Event:
+    if data.get("nodes") is None:
+        raise ProtocolError("'nodes' is missing")
+    return events.ExecutionCached(_string(data, "prompt_id"), _strings(data, "nodes"), _timestamp(data))
+
+
 def _executing(data: dict[str, Any]) -> events.Event:
     node = _node_id(data, "node")
-    display_node = _node_id(data, "display_node")
-    if node is not None and display_node is None:
-        display_node = node
+    display_node = None if node is None else _node_id(data, "display_node") or node
     return events.Executing(node, display_node, _optional_string(data, "prompt_id"))
 
 
@@ -309,9 +362,7 @@ _DECODERS: dict[str, Callable[[dict[str, Any]], events.Event]] = {
     "status": _status,
     "feature_flags": events.FeatureFlags,
     "execution_start": lambda data: events.ExecutionStart(_string(data, "prompt_id"), _timestamp(data)),
-    "execution_cached": lambda data: events.ExecutionCached(
-        _string(data, "prompt_id"), _strings(data, "nodes"), _timestamp(data)
-    ),
+    "execution_cached": _execution_cached,
     "executing": _executing,
     "progress": _progress,
     "progress_state": _progress_state,
@@ -337,12 +388,11 @@ def _write_status(event: events.Status) -> dict[str, Any]:
 
 
 def _write_executing(event: events.Executing) -> dict[str, Any]:
-    data: dict[str, Any] = {"node": event.node}
-    if event.prompt_id is None:
-        return data  # the replay after a reconnect (server.py websocket_handler) names the node alone
-    if event.node is not None:
-        data["display_node"] = event.display_node
-    return {**data, "prompt_id": event.prompt_id}
+    if event.node is None:
+        return {"node": None, "prompt_id": event.prompt_id}
+    if event.prompt_id is None and event.display_node == event.node:
+        return {"node": event.node}  # the replay after a reconnect (server.py websocket_handler)
+    return {"node": event.node, "display_node": event.display_node, "prompt_id": event.prompt_id}
 
 
 def _write_progress(event: events.Progress) -> dict[str, Any]:
@@ -445,29 +495,28 @@ def sniff_mime(head: bytes) -> str | None:
 def _preview_image(frame: bytes) -> events.Event:
     if len(frame) < 8:
         raise ProtocolError(f"a preview frame of {len(frame)} bytes has no format")
-    if sniff_mime(frame[8:20]) is None and sniff_mime(frame[28:40]) is not None:
-        return _animated_preview(frame)
-    image_format = int.from_bytes(frame[4:8], "big")
-    mime = sniff_mime(frame[8:20]) or _MIME_OF_FORMAT.get(image_format, _OCTETS)
+    mime = sniff_mime(frame[8:20])
+    if mime is None:
+        animated_mime = sniff_mime(frame[28:40])
+        if animated_mime is not None:
+            return _animated_preview(frame, animated_mime)
+        mime = _MIME_OF_FORMAT.get(int.from_bytes(frame[4:8], "big"), OCTETS)
     return events.PreviewImage(memoryview(frame)[8:], mime)
 
 
-def _animated_preview(frame: bytes) -> events.Event:
+def _animated_preview(frame: bytes, mime: str) -> events.Event:
     """Read VideoHelperSuite's frame: its index, the node id as a 16-byte Pascal string, then the picture."""
     node_id = frame[13 : 13 + min(frame[12], 15)].decode("utf-8", "replace")
-    return events.PreviewImage(memoryview(frame)[28:], sniff_mime(frame[28:40]) or _OCTETS, node_id=node_id or None)
+    return events.PreviewImage(memoryview(frame)[28:], mime, node_id=node_id or None)
 
 
 def _preview_image_with_metadata(frame: bytes) -> events.Event:
     header, start = _sized_field(frame, "metadata")
-    try:
-        metadata = _object(json.loads(header), "the metadata")
-    except (ValueError, RecursionError) as exc:
-        raise ProtocolError(f"the metadata of a preview frame is not JSON: {exc}") from None
+    metadata = _object(load_json(header), "metadata")
     mime = _optional_string(metadata, "image_type")
     return events.PreviewImage(
         memoryview(frame)[start:],
-        sniff_mime(frame[start : start + 12]) or mime or _OCTETS,
+        sniff_mime(frame[start : start + 12]) or mime or OCTETS,
         prompt_id=_optional_string(metadata, "prompt_id"),
         node_id=_node_id(metadata, "node_id"),
         display_node_id=_node_id(metadata, "display_node_id"),
@@ -494,8 +543,13 @@ def _sized_field(frame: bytes, name: str) -> tuple[bytes, int]:
 
 
 def _encode_preview_image(event: events.PreviewImage) -> bytes:
-    if not event.has_metadata:
-        return struct.pack(">II", PREVIEW_IMAGE, _FORMAT_OF_MIME.get(event.mime, 1)) + event.view
+    head = struct.pack(">II", PREVIEW_IMAGE, _FORMAT_OF_MIME.get(event.mime, 1))
+    if event.prompt_id is None and event.node_id is not None:  # VideoHelperSuite's own header names the node
+        head += struct.pack(">I16p", 0, event.node_id.encode())
+    return head + event.view
+
+
+def _encode_preview_image_with_metadata(event: events.PreviewImage) -> bytes:
     metadata = json.dumps(
         {
             "node_id": event.node_id,

@@ -1,0 +1,28 @@
+"""What all tests share: the event loop's backend, and the unit of their waits."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+MS = 0.001 * float(os.environ.get("ACOMFY_TEST_SLOWNESS", "1"))
+"""A millisecond of waiting, in seconds. ``ACOMFY_TEST_SLOWNESS=10`` makes every wait ten times as long."""
+
+FUZZ = int(os.environ.get("ACOMFY_TEST_FUZZ", "1"))
+"""How many times as long to fuzz; 1 is for CI."""
+
+settings.register_profile(
+    "acomfy",
+    max_examples=100 * FUZZ,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("acomfy")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"

@@ -68,6 +68,10 @@ class Canvas:
         """Draw a number of the composition."""
         return low + (high - low) * self.chance.random()
 
+    def beside(self, at: Point, right: float, down: float) -> Point:
+        """Give the place at some distance from another, measured as sizes are."""
+        return at[0] + right * self.unit / self.width, at[1] + down * self.unit / self.height
+
     def fill(self, *stops: Color, top: float = 0.0, bottom: float = 1.0) -> None:
         """Paint a band over the whole width, its colour running through the stops from top to bottom."""
         y = round(top * self.height)
@@ -432,8 +436,8 @@ def _blossoms(canvas: Canvas) -> Spot:
     for share, reach in ((0.15, 1.0), (0.55, 0.78)):
         with canvas.pen(mix(light.accent, _WHITE, share)) as pen:
             for tip, size, turn in flowers:
-                for x, y in _ring(0, 0, 0.62, 5, turn):
-                    pen.figure(tip, size, _ring(x, y, 0.52 * reach, 9))
+                for x, y in _ring(0, 0, 0.62 * size, 5, turn):
+                    pen.disc(canvas.beside(tip, x, y), 0.52 * size * reach)
     with canvas.pen(mix(light.accent, light.near, 0.4)) as pen:
         for tip, size, _ in flowers:
             pen.disc(tip, size * 0.28)
@@ -445,8 +449,8 @@ def _grow(canvas: Canvas, pen: Pen, at: Point, angle: float, width: float, order
     points = [at]
     for _ in range(3):
         angle += canvas.between(-0.24, 0.24)
-        reach = (0.03 + 0.009 * order) * canvas.unit
-        at = at[0] + math.cos(angle) * reach / canvas.width, at[1] + math.sin(angle) * reach / canvas.height
+        reach = 0.03 + 0.009 * order
+        at = canvas.beside(at, math.cos(angle) * reach, math.sin(angle) * reach)
         points.append(at)
         if order < 5 and canvas.chance.random() < 0.6:
             tips.append((at[0] + canvas.between(-0.02, 0.02), at[1] + canvas.between(-0.02, 0.02)))

@@ -65,10 +65,12 @@ class ServerUnreachable(ServerError):
 
     Attributes:
         url: The address that was tried, without credentials.
+        maybe_sent: False when it is certain that the server did not get the request.
     """
 
-    def __init__(self, url: str, reason: str) -> None:
+    def __init__(self, url: str, reason: str, *, maybe_sent: bool = False) -> None:
         self.url = url
+        self.maybe_sent = maybe_sent
         super().__init__(f"no answer from {url}: {reason}; is ComfyUI running there, and is the address right?")
 
 

@@ -16,7 +16,7 @@ _ALMOST = 0.999
 
 def weights(nodes: Mapping[str, Mapping[str, Any]], targets: Iterable[str] | None) -> dict[str, float]:
     """Give each node that will run its weight. ``targets`` are the outputs asked for; None means all."""
-    wanted = nodes if targets is None else _upstream(nodes, targets)
+    wanted = nodes if targets is None else upstream(nodes, targets)
     return {node_id: _weight(nodes[node_id]) for node_id in wanted}
 
 
@@ -26,7 +26,8 @@ def _weight(node: Mapping[str, Any]) -> float:
     return float(steps) if type(steps) is int and 1 < steps <= 10_000 else 1.0
 
 
-def _upstream(nodes: Mapping[str, Mapping[str, Any]], targets: Iterable[str]) -> set[str]:
+def upstream(nodes: Mapping[str, Mapping[str, Any]], targets: Iterable[str]) -> set[str]:
+    """Give the targets that exist and all nodes that they depend on."""
     found: set[str] = set()
     waiting = [target for target in targets if target in nodes]
     while waiting:

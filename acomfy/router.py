@@ -23,30 +23,30 @@ longer intact. A node that streams pictures (SaveImageWebsocket) is complete whe
 verdict fall into one generation.
 
 A picture without metadata (event 1) names no prompt. The server runs one prompt at a time, so it belongs to the one in
-whose *window* it arrives: opened by any message of a live prompt, closed by its end, by a message about any other
-prompt, and by a loss. Its node is that of the last ``executing`` or ``progress``. Outside a window it is dropped and
-counted.
+whose *window* it arrives: opened by any message above of a live prompt, closed by its end, by such a message about any
+other prompt, and by a loss. Its node is that of the last ``executing`` or ``progress``. Outside a window it is dropped
+and counted.
 
 ``progress``, ``progress_state`` and ``status`` are nearly all of the traffic. Only the newest is kept, unparsed,
 until somebody looks.
+
+A frame that cannot be read is counted, and is a loss if it may have been an output or a verdict of ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
-
-import orjson
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias, TypeVar
 
 from . import events, frames, verdict
 from .errors import ProtocolError
-from .outputs import Produced, StreamedImage, in_graph_order, produced_by
+from .outputs import StreamedImage
 from .progress import weigh, weights
 from .verdict import JobState, Verdict
 
-NO_NODES: frozenset[str] = frozenset()
+E = TypeVar("E")
 
-_STATUS = b'{"type": "status", '
+NO_NODES: frozenset[str] = frozenset()
 
 
 class Run:
@@ -54,7 +54,10 @@ class Run:
 
     Attributes:
         generation: The router's when ``execution_start`` was seen; None when that was missed.
+        start: The server's time of ``execution_start``, in milliseconds; None when it was missed or not said.
+        cached: The nodes that need no run; None when that was missed.
         node: The node of the last ``executing``.
+        display_node: The node of the prompt that ``node`` stands for.
         ran: The nodes of the prompt that began, in order.
         step: The newest ``progress`` frame since ``node`` began, unparsed.
         state: The newest ``progress_state`` frame, unparsed.
@@ -66,6 +69,7 @@ class Run:
 
     __slots__ = (
         "cached",
+        "display_node",
         "executed",
         "generation",
         "node",
@@ -81,8 +85,9 @@ class Run:
     def __init__(self, generation: int | None) -> None:
         self.generation = generation
         self.start: int | None = None
-        self.cached: list[str] | None = None
+        self.cached: tuple[str, ...] | None = None
         self.node: str | None = None
+        self.display_node: str | None = None
         self.ran: dict[str, None] = {}
         self.step: bytes | None = None
         self.state: bytes | None = None
@@ -91,6 +96,16 @@ class Run:
         self.streamed: dict[str, list[events.PreviewImage]] = {}
         self.streaming_since: dict[str, int] = {}
 
+    def streamed_images(self) -> Iterator[StreamedImage]:
+        """Yield the pictures that were streamed, each node's in order."""
+        for node_id, images in self.streamed.items():
+            for index, image in enumerate(images):
+                yield StreamedImage(node_id, index, image.view, image.mime)
+
+    def let_go(self) -> None:
+        """Drop the newest steps and the preview, which nobody wants once the prompt has ended."""
+        self.step = self.state = self.preview = None
+
 
 class TrackedPrompt:
     """A live prompt, as the router knows it.
@@ -98,11 +113,15 @@ class TrackedPrompt:
     Attributes:
         graph: The prompt as it was encoded for ``POST /prompt``.
         stream_nodes: Its nodes whose pictures are outputs, not previews.
+        targets: The output nodes that were asked for; None for all.
+        state: ``pending`` or ``in_progress``. What comes after is the verdict's.
+        touched: Set at every message about it; for a watchdog to clear.
         listeners: How many want every event, not only the verdict.
         number: Its place in the server's order; None until the POST was answered.
         run: None until it was seen to run.
         over: True when its end was seen but not its verdict: HTTP must be asked.
         verdict: None while it is live.
+        verdict_generation: The router's generation when the verdict came.
         intact: With a verdict, True when no output can have been missed.
     """
 
@@ -120,6 +139,7 @@ class TrackedPrompt:
         "targets",
         "touched",
         "verdict",
+        "verdict_generation",
     )
 
     def __init__(
@@ -140,12 +160,13 @@ class TrackedPrompt:
         self.run: Run | None = None
         self.over = False
         self.verdict: Verdict | None = None
+        self.verdict_generation: int | None = None
         self.intact = False
         self._progress = 0.0
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         """Parse the prompt: its nodes by id, in graph order."""
-        nodes: dict[str, dict[str, Any]] = orjson.loads(self.graph)
+        nodes: dict[str, dict[str, Any]] = frames.load_json(self.graph)
         return nodes
 
     def titles(self) -> dict[str, str]:
@@ -166,47 +187,53 @@ class TrackedPrompt:
         return self._progress
 
     def _weighed(self, run: Run) -> float:
-        state = None if run.state is None else _readable(frames.decode_text, run.state)
-        step = None if run.step is None else _readable(frames.decode_text, run.step)
         return weigh(
             weights(self.nodes(), self.targets),
             cached=run.cached or (),
             ran=run.ran,
-            step=step if isinstance(step, events.Progress) else None,
-            state=state if isinstance(state, events.ProgressState) else None,
+            step=self.newest_step(),
+            state=self.newest_state(),
         )
 
-    def produced(self) -> list[Produced]:
-        """Give what the prompt produced so far, in graph order."""
-        run = self.run
-        if run is None:
-            return []
-        items: list[Produced] = []
-        for display_node, ui in run.executed.values():
-            items.extend(produced_by(display_node, ui))
-        for node_id, images in run.streamed.items():
-            for index, image in enumerate(images):
-                items.append(StreamedImage(node_id, index, image.view, image.mime))
-        if len(run.executed) + len(run.streamed) < 2:
-            return items
-        return in_graph_order(items, self.nodes())
+    def newest_step(self) -> events.Progress | None:
+        """Parse the newest ``progress`` since the last ``executing``; None when there is none that can be read."""
+        step = None if self.run is None else _readable(self.run.step, events.Progress)
+        return step if step is not None and step.prompt_id == self.prompt_id else None
 
-    def incomplete_stream(self, generation: int) -> str | None:
-        """Give a streaming node of which pictures may have been missed; None when there is none."""
-        for node_id in sorted(self.stream_nodes):
-            if self.run is None or self.run.streaming_since.get(node_id) != generation:
+    def newest_state(self) -> events.ProgressState | None:
+        """Parse the newest ``progress_state``; None when there is none that can be read."""
+        state = None if self.run is None else _readable(self.run.state, events.ProgressState)
+        return state if state is not None and state.prompt_id == self.prompt_id else None
+
+    def incomplete_stream(self, expected: Iterable[str]) -> str | None:
+        """Give the first of these streaming nodes of which pictures may have been missed; None when there is none.
+
+        A node is complete when its ``executing`` and the verdict came in one generation.
+        """
+        for node_id in expected:
+            since = None if self.run is None else self.run.streaming_since.get(node_id)
+            if since is None or since != self.verdict_generation:
                 return node_id
         return None
 
 
-def _readable(decoder: Callable[[bytes], events.Event], frame: bytes) -> events.Event | None:
+def _decoded(kind: str, data: dict[str, Any], cls: type[E]) -> E:
+    """Decode a message whose type has its own event class."""
+    event = frames.to_event(kind, data)
+    if not isinstance(event, cls):
+        raise AssertionError(f"the decoder of {kind!r} makes {cls.__name__}")
+    return event
+
+
+def _readable(frame: bytes | None, cls: type[E]) -> E | None:
+    """Parse a frame that was kept; None when there is none, or when it is malformed."""
+    if frame is None:
+        return None
     try:
-        event = decoder(frame)
-        if isinstance(event, events.ProgressState):
-            event.nodes  # noqa: B018  # parses it
-        return event
+        event = frames.to_event(*frames.parse(frame))
     except ProtocolError:
         return None
+    return event if isinstance(event, cls) else None
 
 
 Delivery: TypeAlias = tuple[TrackedPrompt | None, events.Event]
@@ -233,17 +260,22 @@ class Router:
         self.unreadable = 0
         self.statuses = 0
         self._status: bytes | None = None
+        # The prompt whose window is open, which is live and without verdict, and the bytes that name it in a frame.
         self._window: TrackedPrompt | None = None
+        self._mark = b""
 
     def register(self, prompt: TrackedPrompt) -> None:
         """Begin to route to a prompt. Before its POST: a cached prompt can end before the answer is read."""
+        replaced = self.live.get(prompt.prompt_id)
+        if replaced is not None:
+            self.forget(replaced)
         self.live[prompt.prompt_id] = prompt
 
     def rekey(self, prompt: TrackedPrompt, prompt_id: str) -> None:
         """Take over the prompt_id that a server before 0.3.45 chose instead of ours."""
         self.forget(prompt)
         prompt.prompt_id = prompt_id
-        self.live[prompt_id] = prompt
+        self.register(prompt)
 
     def forget(self, prompt: TrackedPrompt) -> None:
         """Stop routing to a prompt. Does nothing when that was done."""
@@ -256,12 +288,13 @@ class Router:
         """Note that messages may have been missed."""
         self.generation += 1
         self._window = None
+        self._status = None
 
     @property
     def queue_remaining(self) -> int | None:
         """Prompts waiting and running on the server, by the newest ``status``; None when none came since a loss."""
-        event = None if self._status is None else _readable(frames.decode_text, self._status)
-        return event.queue_remaining if isinstance(event, events.Status) else None
+        event = _readable(self._status, events.Status)
+        return None if event is None else event.queue_remaining
 
     def receive(self, frame: str | bytes) -> Delivery | None:
         """Take a frame: str is a text frame, bytes a binary one. See `receive_text` and `receive_binary`."""
@@ -271,22 +304,20 @@ class Router:
 
     def receive_text(self, frame: bytes) -> Delivery | None:
         """Take a text frame; give back what somebody must be told, or None."""
-        prompt_id = frames.peek_prompt_id(frame)
-        if prompt_id is not None:
-            return self._step(prompt_id, frame)
-        if frame.startswith(_STATUS):
-            self.statuses += 1
-            self._status = frame
-            if not self.listeners:
-                return None
         try:
+            if frame.startswith(frames.FREQUENT):
+                return self._queue_changed(frame) if frames.is_status(frame) else self._step(frame)
             kind, data = frames.parse(frame)
             rule = _RULES.get(kind)
             if rule is None:
-                return self._other(kind, data)
-            prompt = self._addressee(data)
-            if prompt is None:
+                return self._other(kind, data, frame)
+            try:
+                prompt = self._addressee(data["prompt_id"])
+            except (KeyError, TypeError):
+                _check_replay(kind, data)
                 return None
+            if prompt is None:
+                return self._after_verdict(kind, data)
             rule(self, prompt, data)
             if prompt.listeners or prompt.over or prompt.verdict is not None:
                 return prompt, frames.to_event(kind, data)
@@ -307,74 +338,93 @@ class Router:
             return (self._window, event) if self._window.listeners else None
         return (None, event) if self.listeners else None
 
-    # --- Text frames -----------------------------------------------------------------------------------------------
-
-    def _addressee(self, data: Any) -> TrackedPrompt | None:
-        """Find the live prompt that a message is about, and open its window; close any when it is about another."""
-        try:
-            prompt_id = data["prompt_id"]
-            prompt = self.live.get(prompt_id)
-        except (KeyError, TypeError):
-            # The replay after a reconnect ({"node": id} alone) names no prompt: it tells nothing.
-            return None
-        self._window = prompt
-        if prompt is None or prompt.verdict is not None:
-            return self._settled(prompt, data)
-        prompt.touched = True
-        return prompt
-
-    def _settled(self, prompt: TrackedPrompt | None, data: dict[str, Any]) -> TrackedPrompt | None:
-        """Pass on, of a prompt that has its verdict, only the word that its history can be read."""
-        self._window = None
-        if prompt is not None and "node" in data and data["node"] is None:
-            prompt.over = True
-            return prompt
-        return None
-
-    def _step(self, prompt_id: str, frame: bytes) -> Delivery | None:
-        """Keep the newest ``progress`` or ``progress_state`` of a prompt."""
-        prompt = self._window
-        if prompt is None or prompt.prompt_id != prompt_id:
-            prompt = self._window = self.live.get(prompt_id)
-            if prompt is None:
-                return None
-        if prompt.verdict is not None:
-            return None
-        run = prompt.run or self._joined(prompt)
-        prompt.touched = True
-        if frames.is_progress_state(frame):
-            run.state = frame
-        else:
-            run.step = frame
-        if not prompt.listeners:
-            return None
-        try:
-            return prompt, frames.decode_text(frame)
-        except ProtocolError:
-            self.unreadable += 1
-            return None
-
-    def _other(self, kind: str, data: Any) -> Delivery | None:
-        """Pass on a message that changes no prompt, if anybody listens."""
-        event = frames.to_event(kind, data)
-        if isinstance(event, events.Progress | events.ProgressState):
-            return self._unusual_step(event)
-        prompt = self.live.get(event.prompt_id or "") if isinstance(event, events.Unknown) else None
-        if prompt is not None:
-            return (prompt, event) if prompt.listeners else None
-        return (None, event) if self.listeners else None
-
-    def _unusual_step(self, event: events.Progress | events.ProgressState) -> Delivery | None:
-        """Take a step that is not written the way ComfyUI writes it, so that its prompt_id could not be peeked."""
-        if event.prompt_id is None:
-            return None  # before 2024-01; whose it is cannot be told
-        frame = frames.encode(event)
-        return self._step(event.prompt_id, frame.encode() if isinstance(frame, str) else frame)
-
     def _unread(self) -> None:
         """Count a frame that could not be read. It may have been anybody's output."""
         self.unreadable += 1
         self.lose()
+
+    # --- Whose message is it ---------------------------------------------------------------------------------------
+
+    def _addressee(self, prompt_id: Any) -> TrackedPrompt | None:
+        """Find the prompt without verdict that a message is about; open its window, or close any."""
+        prompt = self.live.get(prompt_id)
+        if prompt is None or prompt.verdict is not None:
+            self._window = None
+            return None
+        if prompt is not self._window:
+            self._window = prompt
+            self._mark = frames.mark(prompt.prompt_id)
+        prompt.touched = True
+        return prompt
+
+    def _after_verdict(self, kind: str, data: dict[str, Any]) -> Delivery | None:
+        """Pass on, of a prompt that has its verdict, only the word that its history can be read."""
+        prompt = self.live.get(data["prompt_id"])
+        if prompt is None or kind != "executing" or data.get("node", "") is not None:
+            return None
+        prompt.over = True
+        return prompt, events.Executing(None, None, prompt.prompt_id)
+
+    # --- Messages that move no prompt ------------------------------------------------------------------------------
+
+    def _queue_changed(self, frame: bytes) -> Delivery | None:
+        """Keep the newest ``status``."""
+        self.statuses += 1
+        self._status = frame
+        return self._heard(None, frame) if self.listeners else None
+
+    def _step(self, frame: bytes) -> Delivery | None:
+        """Take a ``progress`` or ``progress_state`` that is written as ComfyUI writes it."""
+        prompt = self._window
+        if prompt is None or self._mark not in frame:
+            prompt_id = frames.peek_prompt_id(frame)
+            if prompt_id is None:
+                return self._other(*frames.parse(frame), frame)
+            prompt = self._addressee(prompt_id)
+            if prompt is None:
+                return None
+        return self._keep_step(prompt, frame, frames.is_progress_state(frame))
+
+    def _keep_step(self, prompt: TrackedPrompt, frame: bytes, is_state: bool) -> Delivery | None:
+        """Keep the newest ``progress`` or ``progress_state`` of a prompt."""
+        run = prompt.run or self._joined(prompt)
+        prompt.touched = True
+        if is_state:
+            run.state = frame
+        else:
+            run.step = frame
+        return self._heard(prompt, frame) if prompt.listeners else None
+
+    def _heard(self, prompt: TrackedPrompt | None, frame: bytes) -> Delivery | None:
+        """Parse a frame that was kept, since somebody listens."""
+        try:
+            event = frames.decode_text(frame)
+        except ProtocolError:
+            event = None
+        if event is None or (prompt is not None and getattr(event, "prompt_id", None) != prompt.prompt_id):
+            self.unreadable += 1  # malformed, or a step that names two prompts
+            return None
+        return prompt, event
+
+    def _other(self, kind: str, data: Any, frame: bytes) -> Delivery | None:
+        """Take a message that has no rule. None of them is an output or a verdict, so a malformed one is no loss."""
+        try:
+            event = frames.to_event(kind, data)
+        except ProtocolError:
+            self.unreadable += 1
+            return None
+        match event:
+            case events.Status():
+                return self._queue_changed(frame)
+            case events.Progress(prompt_id=None):
+                return None  # before 2024-01; whose it is cannot be told
+            case events.Progress() | events.ProgressState():
+                prompt = self._addressee(event.prompt_id)
+                is_state = isinstance(event, events.ProgressState)
+                return None if prompt is None else self._keep_step(prompt, frame, is_state)
+            case events.Unknown() if (prompt := self.live.get(event.prompt_id or "")) is not None:
+                return (prompt, event) if prompt.listeners and prompt.verdict is None else None
+        return (None, event) if self.listeners else None
 
     # --- The rules: one per message that moves a prompt ------------------------------------------------------------
 
@@ -386,57 +436,61 @@ class Router:
         return prompt.run
 
     def _execution_start(self, prompt: TrackedPrompt, data: dict[str, Any]) -> None:
-        prompt.run = run = Run(self.generation)
-        run.start = data.get("timestamp")
+        event = _decoded("execution_start", data, events.ExecutionStart)
+        run = prompt.run
+        if run is not None and run.generation == self.generation and run.start == event.timestamp:
+            return  # the same message twice
+        prompt.run = Run(self.generation)
+        prompt.run.start = event.timestamp
         prompt.state = JobState.IN_PROGRESS
 
     def _execution_cached(self, prompt: TrackedPrompt, data: dict[str, Any]) -> None:
-        nodes = data.get("nodes")
-        if not isinstance(nodes, list):
-            raise ProtocolError("'nodes' is not a list")
-        (prompt.run or self._joined(prompt)).cached = nodes
+        event = _decoded("execution_cached", data, events.ExecutionCached)
+        self._joined(prompt).cached = event.nodes
 
     def _executing(self, prompt: TrackedPrompt, data: dict[str, Any]) -> None:
-        node = data.get("node")
-        if node is None:
+        node, display_node = data.get("node"), data.get("display_node")
+        if type(node) is not str or type(display_node) is not str:
+            event = _decoded("executing", data, events.Executing)
+            node, display_node = event.node, event.display_node
+        if node is None or display_node is None:
             self._window = None
             prompt.over = True
             return
         run = prompt.run or self._joined(prompt)
-        run.node = node = node if isinstance(node, str) else str(node)
+        run.node = node
+        run.display_node = display_node
         run.step = None
-        display_node = data.get("display_node")
-        run.ran[display_node if isinstance(display_node, str) else node] = None
+        run.ran[display_node] = None
         if node in prompt.stream_nodes:
             run.streaming_since.setdefault(node, self.generation)
 
     def _executed(self, prompt: TrackedPrompt, data: dict[str, Any]) -> None:
+        node, display_node, output = data.get("node"), data.get("display_node"), data.get("output")
+        if type(node) is not str or type(display_node) is not str or type(output) is not dict:
+            event = _decoded("executed", data, events.Executed)
+            node, display_node, output = event.node, event.display_node, event.output
         run = prompt.run or self._joined(prompt)
-        output = data.get("output")
-        if output is None:
-            return
-        event = frames.to_event("executed", data)
-        if not isinstance(event, events.Executed):
-            raise AssertionError("the decoder of 'executed' makes Executed")
-        run.executed[event.node] = (event.display_node, output)
+        if output is not None:
+            run.executed[node] = (display_node, output)
 
     def _execution_success(self, prompt: TrackedPrompt, data: dict[str, Any]) -> None:
         self._conclude(prompt, verdict.COMPLETED)
 
     def _execution_error(self, prompt: TrackedPrompt, data: dict[str, Any]) -> None:
-        event = frames.to_event("execution_error", data)
-        if not isinstance(event, events.ExecutionError):
-            raise AssertionError("the decoder of 'execution_error' makes ExecutionError")
+        event = _decoded("execution_error", data, events.ExecutionError)
         if event.blocked:
             self._joined(prompt)
         else:
             self._conclude(prompt, verdict.failed(event, prompt.titles().get(event.node_id or "")))
 
     def _execution_interrupted(self, prompt: TrackedPrompt, data: dict[str, Any]) -> None:
+        _decoded("execution_interrupted", data, events.ExecutionInterrupted)
         self._conclude(prompt, verdict.interrupted(prompt.prompt_id))
 
     def _conclude(self, prompt: TrackedPrompt, verdict: Verdict) -> None:
         prompt.verdict = verdict
+        prompt.verdict_generation = self.generation
         prompt.intact = prompt.run is not None and prompt.run.generation == self.generation
         self._window = None
 
@@ -461,14 +515,26 @@ class Router:
         return (prompt, event) if prompt.listeners else None
 
 
+def _check_replay(kind: str, data: Any) -> None:
+    """Let the replay after a reconnect pass, ``executing`` with the node alone: it does not say whose it is.
+
+    Raises:
+        ProtocolError: It is another message, which must name its prompt.
+    """
+    if kind != "executing" or not isinstance(data, dict) or "prompt_id" in data:
+        raise ProtocolError(f"a {kind!r} message names no prompt")
+
+
 def _attributed(event: events.PreviewImage, prompt: TrackedPrompt) -> events.PreviewImage:
     """Fill in whose picture it is: the prompt of the window, and the node of its last step or ``executing``."""
-    run = prompt.run
-    node_id = event.node_id
-    if node_id is None and run is not None:
-        step = None if run.step is None else _readable(frames.decode_text, run.step)
-        node_id = (step.node if isinstance(step, events.Progress) else None) or run.node
-    return events.PreviewImage(event.view, event.mime, prompt.prompt_id, node_id, node_id)
+    node_id, display_node_id, run = event.node_id, None, prompt.run
+    if run is not None:
+        if node_id is None:
+            step = prompt.newest_step()
+            node_id = (None if step is None else step.node) or run.node
+        if node_id == run.node:
+            display_node_id = run.display_node
+    return events.PreviewImage(event.view, event.mime, prompt.prompt_id, node_id, display_node_id or node_id)
 
 
 _RULES: dict[str, Callable[[Router, TrackedPrompt, dict[str, Any]], None]] = {

@@ -1,0 +1,607 @@
+"""`Client`: one ComfyUI server, one WebSocket, any number of prompts at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl as ssl_module
+import uuid
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import aiohttp
+import orjson
+
+from . import look, workflow
+from .api import Api
+from .cancel import Canceller
+from .capabilities import UNKNOWN, Capabilities, read_capabilities
+from .connection import AnySocket, Connection, Socket, backoff
+from .errors import (
+    AuthenticationError,
+    ClientClosed,
+    HTTPError,
+    JobCancelled,
+    JobLost,
+    JobStalled,
+    OutputMissing,
+    ServerError,
+    WorkflowError,
+)
+from .job import Job, PromptOptions
+from .live import LiveJobs
+from .mapping import Feed, Workflows
+from .result import Output, Result
+from .router import Router, TrackedPrompt
+from .stream import Buffer, EventStream
+from .submission import Submission
+from .verdict import JobState
+from .watch import Watch
+from .workflow import EncodedGraph, Graph
+
+logger = logging.getLogger(__name__)
+
+OnLost = Literal["raise", "resubmit"]
+
+_MOST_ATTEMPTS = 5
+_READY_DELAY = 0.5
+
+
+class Client:
+    """One ComfyUI server.
+
+    Entering it never waits for the network and never raises for it; what needs the server opens it, and `wait_ready` is
+    the eager check. It belongs to the event loop of its first use. Example::
+
+        async with acomfy.Client("http://127.0.0.1:8188") as client:
+            result = await client.run(workflow)
+            paths = await result.save("out/")
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8188",
+        *,
+        # Identity
+        client_id: str | None = None,
+        session: aiohttp.ClientSession | None = None,
+        headers: Mapping[str, str] | None = None,
+        ssl: ssl_module.SSLContext | bool = True,
+        # Prompts
+        stream_classes: Collection[str] = ("SaveImageWebsocket",),
+        allow_global_interrupt: bool = False,
+        # Times, in seconds
+        connect_timeout: float = 10.0,
+        read_timeout: float = 30.0,
+        cancel_timeout: float = 2.0,
+        unreachable_timeout: float = 60.0,
+        silence: float = 5.0,
+        heartbeat_interval: float | None = 20.0,
+        reconnect_delays: Callable[[], Iterator[float]] = backoff,
+        # Limits
+        max_message_size: int = 1 << 30,
+        max_requests: int = 16,
+    ) -> None:
+        """Make a client. Nothing is opened yet.
+
+        Args:
+            url: The server's address; a path prefix, and user and password for basic auth, may be in it.
+            client_id: Under which the server sends events, to one socket only, the newest: never share it. None: a new
+                UUID. That of an earlier client makes `attach` hear the events of its prompts.
+            session: Used for everything, and left open; None: the client makes its own.
+            headers: Sent with every request, the WebSocket's included.
+            ssl: True checks certificates, False does not; or an ``ssl.SSLContext``.
+            stream_classes: Node classes whose pictures in binary frames are outputs; all others' are previews.
+            allow_global_interrupt: On servers before 0.3.57, stop a running prompt of ours by the interrupt that stops
+                whatever runs; in an unlucky moment that is somebody else's.
+            connect_timeout: For opening a connection; a submit waits that long for the WebSocket, then goes without.
+            read_timeout: Silence that is borne while an answer is awaited or read.
+            cancel_timeout: How long `Job.cancel` and `aclose` wait until prompts are off the server.
+            unreachable_timeout: After that long without any answer, live jobs end as `JobLost`.
+            silence: After that long without a word about our prompts, the server is asked by HTTP.
+            heartbeat_interval: Between pings on a quiet WebSocket; None for none.
+            reconnect_delays: Makes the delays between tries to open the WebSocket.
+            max_message_size: Bytes of the largest WebSocket message that is taken.
+            max_requests: POSTs under way at most, and as many transfers of files.
+
+        Raises:
+            ValueError: ``url`` is no http or https address.
+        """
+        self.client_id = client_id or str(uuid.uuid4())
+        self._given_session = session
+        self._http: aiohttp.ClientSession | None = None
+        self._ws: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing: asyncio.Task[None] | None = None
+        self._stream_classes = frozenset(stream_classes)
+        self._cancel_timeout = cancel_timeout
+        self._connect_timeout = connect_timeout
+        self._heartbeat_interval = heartbeat_interval
+        self._max_message_size = max_message_size
+        self._capabilities: Capabilities | None = None
+        self._capabilities_read = asyncio.Event()
+        self._queue_view: tuple[tuple[int, int], asyncio.Task[look.QueueSnapshot]] | None = None
+        self._router = Router()
+        self.api = Api(
+            url, self._session, headers=headers, ssl=ssl, connect_timeout=connect_timeout, read_timeout=read_timeout
+        )
+        self._live = LiveJobs(self._router, self.api, asyncio.Semaphore(max_requests))
+        self._connection = Connection(
+            open_socket=self._open_socket,
+            ask=self.api.get_prompt,
+            receive_text=self._live.receive_text,
+            receive_binary=self._live.receive_binary,
+            on_open=self._on_open,
+            on_lost=self._router.lose,
+            delays=reconnect_delays,
+        )
+        self._watch = Watch(
+            self.api, self._live, self._connection, silence=silence, unreachable_timeout=unreachable_timeout
+        )
+        self._canceller = Canceller(
+            self.api,
+            self._live,
+            spawn=self._spawn,
+            capabilities=self._known_capabilities,
+            allow_global_interrupt=allow_global_interrupt,
+        )
+        self._submission = Submission(
+            self.api,
+            self._live,
+            self._connection,
+            self._watch,
+            client_id=self.client_id,
+            capabilities=lambda: self._capabilities or UNKNOWN,
+            cancel=self.cancel,
+            on_answer=self._canceller.wake,
+            at_once=max_requests,
+            connect_timeout=connect_timeout,
+            unreachable_timeout=unreachable_timeout,
+        )
+        self._live.on_unclear = self._watch.unclear
+        self._live.on_failed = self._maybe_resubmit
+
+    def __repr__(self) -> str:
+        return f"<Client of {self.api.url}, {len(self._live)} live jobs>"
+
+    # --- Opening and closing ---------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        self._open()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _open(self) -> None:
+        """Begin to keep the WebSocket open and to watch, once; to be called by whatever needs the server."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+            self._spawn(self._connection.run())
+            self._spawn(self._watch.run())
+        elif self._loop is not loop:
+            raise RuntimeError("a Client belongs to the event loop of its first use; make another one for this loop")
+        if self._closing is not None:
+            raise ClientClosed
+
+    async def aclose(self) -> None:
+        """Close the client: waiting tasks get `ClientClosed`.
+
+        Prompts of `run` and `map` are cancelled on the server, for which ``cancel_timeout`` is given; those of `submit`
+        and `attach` are left there, for a later `attach`. May be called from any task, and any number of times.
+        Cancelling it lets the closing go on.
+        """
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close(), name="acomfy-close")
+        await asyncio.wait([self._closing])
+
+    async def _close(self) -> None:
+        for job in self._live:
+            if job.cancel_on_close:
+                self._canceller.wish(job)
+            self._live.fail(job, ClientClosed())
+        for buffer in self._live.listeners:
+            buffer.end()
+        try:
+            async with asyncio.timeout(self._cancel_timeout):
+                await self._canceller.idle()
+                await self._posts_answered()
+        except TimeoutError:
+            logger.warning("closed before the server confirmed that all prompts of this client are off it")
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for session in (self._http, self._ws):
+            if session is not None:
+                await session.close()
+
+    async def _posts_answered(self) -> None:
+        """Wait for the POSTs under way: one that is cut off may be queued without anybody's knowing."""
+        posts = [task for task in self._tasks if task.get_name() == _POST]
+        if posts:
+            await asyncio.wait(posts)
+
+    async def wait_ready(self) -> None:
+        """Wait until the server answers and its WebSocket is open, or known to be refused.
+
+        Refused connections and 403, 404, 502, 503, 504 (a server that boots, a proxy before it) are waited out: put
+        ``asyncio.timeout`` around it. Cancelling it is safe.
+
+        Raises:
+            AuthenticationError: The server wants credentials (401, or a redirect to a login page).
+            ClientClosed: The client was closed.
+        """
+        self._open()
+        while True:
+            try:
+                await self.api.get_system_stats()
+                break
+            except AuthenticationError as exc:
+                if exc.status != 403:
+                    raise
+            except ServerError as exc:
+                logger.debug("the server is not ready: %s", exc)
+            await asyncio.sleep(_READY_DELAY)
+            self._open()
+        self._connection.hurry()
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                await self._connection.wait_live()
+        except TimeoutError:
+            pass  # it is usable all the same, by HTTP
+
+    # --- Prompts ---------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        workflow: Graph,
+        *,
+        strict: bool = True,
+        on_lost: OnLost = "raise",
+        front: bool = False,
+        number: float | None = None,
+        targets: Collection[str] | None = None,
+        extra_data: Mapping[str, Any] | None = None,
+        stall_timeout: float | None = None,
+    ) -> Coroutine[Any, Any, Result]:
+        """Submit a workflow and wait for its result.
+
+        The graph is encoded by the call, before anything is awaited. Cancelling it (a timeout, a task group that ends)
+        raises at once and has exactly this prompt taken from the server.
+
+        Args:
+            workflow: A `Workflow`, or a dict in API format.
+            strict: Refuse a prompt of which the server would drop some outputs (200 with ``node_errors``); False runs
+                the rest and puts the problems into `Job.warnings`.
+            on_lost: ``resubmit`` submits it anew when it is certain that it was lost, or its streamed pictures were.
+            front: Let it run before all that waits.
+            number: Its place in the server's order instead, lowest first; the server counts up from 0.
+            targets: Output nodes to run; None: all (since 0.3.48).
+            extra_data: Goes with the prompt into queue and history, where all users of the server can read it;
+                ``{"extra_pnginfo": {"workflow": {...}}}`` is written into saved pictures.
+            stall_timeout: Seconds without any sign of the prompt after which `JobStalled` is raised; None: wait on, as
+                long as the server has it.
+
+        Raises:
+            WorkflowError: It is no workflow that can be sent. Raised by the call itself.
+            PromptRejected: The server refused it.
+            PayloadTooLarge: It is over the server's size limit.
+            ServerUnreachable, HTTPError, ProtocolError: It could not be submitted.
+            JobError: It did not succeed; see `Job`.
+            ClientClosed: The client is closed, or was closed meanwhile.
+        """
+        graph = self._encoded(workflow)
+        options = _options(strict, on_lost, front, number, targets, extra_data, stall_timeout)
+        return self._run(graph, options)
+
+    async def _run(self, graph: EncodedGraph, options: PromptOptions) -> Result:
+        job = self._begin(graph, options)
+        job.cancel_on_close = True
+        try:
+            return await job
+        except BaseException:
+            if not job.done() or isinstance(job.exception(), JobStalled):
+                self._canceller.wish(job)
+            raise
+
+    def submit(
+        self,
+        workflow: Graph,
+        *,
+        strict: bool = True,
+        on_lost: OnLost = "raise",
+        front: bool = False,
+        number: float | None = None,
+        targets: Collection[str] | None = None,
+        extra_data: Mapping[str, Any] | None = None,
+        stall_timeout: float | None = None,
+    ) -> Coroutine[Any, Any, Job]:
+        """Submit a workflow; give its job once the server has queued it.
+
+        Like `run`, but for the waiting. Cancelling it cancels the prompt; cancelling an await of the job does not.
+
+        Raises:
+            WorkflowError: As `run`, by the call itself.
+            PromptRejected, PayloadTooLarge, ServerUnreachable, HTTPError, ProtocolError, ClientClosed: As `run`.
+        """
+        graph = self._encoded(workflow)
+        options = _options(strict, on_lost, front, number, targets, extra_data, stall_timeout)
+        return self._submit(graph, options)
+
+    async def _submit(self, graph: EncodedGraph, options: PromptOptions) -> Job:
+        job = self._begin(graph, options)
+        try:
+            if job.posting is not None:
+                await asyncio.wait([job.posting])
+        except BaseException:
+            self._canceller.wish(job)
+            raise
+        exc = job.exception()
+        if exc is not None and job.posted_at is None or job.rejection is not None:
+            await job
+        return job
+
+    def map(
+        self,
+        workflows: Workflows,
+        *,
+        limit: int = 16,
+        strict: bool = True,
+        on_lost: OnLost = "raise",
+        front: bool = False,
+        number: float | None = None,
+        targets: Collection[str] | None = None,
+        extra_data: Mapping[str, Any] | None = None,
+        stall_timeout: float | None = None,
+    ) -> AsyncGenerator[Job, None]:
+        """Submit many workflows and yield each one's job when it is done, in the order in which they end.
+
+        ::
+
+            async for job in client.map(workflows, limit=8):
+                result = await job
+
+        Leaving the loop early stops the feeding and cancels what was not yielded. `Job.index` is the place in the
+        input. What is wrong with one workflow (`WorkflowError`, `PromptRejected`, `PayloadTooLarge`) is that job's
+        outcome; what is wrong with the server is raised here. When the input raises, what was submitted is yielded
+        first.
+
+        Args:
+            workflows: An iterable or asynchronous iterable; it may be endless, as it is read only as places are free.
+            limit: Jobs submitted and not yet yielded, at most.
+            strict, on_lost, front, number, targets, extra_data, stall_timeout: As for `run`, for each.
+
+        Raises:
+            ServerUnreachable, HTTPError, ProtocolError, ClientClosed: Nothing can be submitted.
+        """
+        options = _options(strict, on_lost, front, number, targets, extra_data, stall_timeout)
+
+        def begin(workflow: Graph, index: int) -> Job:
+            return self._begin_item(workflow, index, options)
+
+        feed = Feed(workflows, limit, begin=begin, cancel=self._canceller.wish, spawn=self._spawn)
+        return feed.jobs()
+
+    def _begin_item(self, workflow: Graph, index: int, options: PromptOptions) -> Job:
+        try:
+            job = self._begin(self._encoded(workflow), options, index)
+            job.cancel_on_close = True
+        except WorkflowError as exc:
+            job = Job(TrackedPrompt(str(uuid.uuid4()), b"{}"), options, self, index)
+            job.settle(exc, JobState.FAILED)
+        return job
+
+    def _encoded(self, graph: Graph) -> EncodedGraph:
+        return workflow.encode(graph, self._stream_classes)
+
+    def _begin(self, graph: EncodedGraph, options: PromptOptions, index: int | None = None) -> Job:
+        """Make a job, follow it, and have it posted. Never waits."""
+        self._open()
+        job = Job(_tracked(graph.json, frozenset(graph.streams), options), options, self, index)
+        self._live.add(job)
+        job.posting = self._spawn(self._submission.post(job), name=_POST)
+        return job
+
+    def _maybe_resubmit(self, job: Job, error: BaseException) -> bool:
+        """Submit a lost prompt anew if that was wished and nothing of it can still run."""
+        lost = isinstance(error, OutputMissing) or (isinstance(error, JobLost) and error.reason != "unreachable")
+        wanted = job.options.on_lost == "resubmit" and not job.cancel_requested and self._closing is None
+        if not (lost and wanted) or job.attempt >= _MOST_ATTEMPTS:
+            return False
+        job.begin_again(_tracked(job.prompt.graph, job.prompt.stream_nodes, job.options))
+        self._live.add(job)
+        job.posting = self._spawn(self._submission.post(job), name=_POST)
+        return True
+
+    async def attach(self, prompt_id: str) -> Job:
+        """Pick up a prompt that was submitted before, by this client, another one, or another process.
+
+        Its state and result are followed by HTTP. Its events come only if this client was made with the submitter's
+        ``client_id``; pictures that it streamed before cannot be had any more (`OutputMissing`). A prompt that the
+        server does not know ends as `JobLost`. Cancelling it is safe.
+
+        Raises:
+            ServerError: The server did not answer.
+            ClientClosed: The client is closed.
+        """
+        self._open()
+        known = self._live.get(prompt_id)
+        if known is not None:
+            return known
+        item = look.read_queue(await self.api.get_queue()).find(prompt_id)
+        entry = None if item is not None else await self.api.get_history(prompt_id)
+        graph = item.prompt if item is not None else look.history_prompt(entry or {})
+        return self._attached(prompt_id, graph or {}, item, entry)
+
+    def _attached(self, prompt_id: str, graph: Graph, item: look.QueueItem | None, entry: dict[str, Any] | None) -> Job:
+        streams = frozenset(node for node, about in graph.items() if about.get("class_type") in self._stream_classes)
+        job = Job(TrackedPrompt(prompt_id, orjson.dumps(graph), streams), PromptOptions(), self, None)
+        job.prompt.number = item.number if item is not None else None
+        self._live.add(job)
+        self._watch.posted(job, statuses=-1)
+        if entry is not None:
+            self._live.conclude_by_history(job, entry)
+        elif item is None:
+            self._watch.look_now()
+        return job
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """The jobs whose outcome is not known yet."""
+        return tuple(self._live)
+
+    def events(self) -> EventStream:
+        """Listen, from now on, to what belongs to no prompt of ours: ``status``, ``logs``, messages of custom nodes.
+
+        Of ``status`` only the newest waits to be read; over 10,000 waiting messages the oldest goes. It ends when the
+        client is closed.
+
+        Raises:
+            ClientClosed: The client is closed.
+        """
+        self._open()
+        buffer = Buffer()
+        self._live.listeners.append(buffer)
+        self._router.listeners = len(self._live.listeners)
+        return EventStream(buffer, self._stop_listening)
+
+    def _stop_listening(self, buffer: Buffer) -> None:
+        if buffer in self._live.listeners:
+            self._live.listeners.remove(buffer)
+            self._router.listeners = len(self._live.listeners)
+
+    # --- What a job asks of its client -----------------------------------------------------------------------------
+
+    async def cancel(self, job: Job) -> bool:
+        """See `Job.cancel`."""
+        self._open()
+        if job.done() and job.settled_by_server():
+            return isinstance(job.exception(), JobCancelled)
+        wish = self._canceller.wish(job)
+        await asyncio.wait([wish], timeout=self._cancel_timeout)
+        if not wish.done():
+            job.cancel_note = job.cancel_note or "the server did not confirm it in time"
+            return False
+        return isinstance(job.exception(), JobCancelled)
+
+    async def position(self, job: Job) -> int | None:
+        """See `Job.position`."""
+        self._open()
+        return (await self._queue()).position(job.prompt_id)
+
+    async def _queue(self) -> look.QueueSnapshot:
+        """Read the queue, once for all who ask while no ``status`` tells of a change."""
+        now = (self._router.generation, self._router.statuses)
+        if self._queue_view is None or self._queue_view[0] != now or not self._connection.live:
+            self._queue_view = now, asyncio.ensure_future(self._read_queue())
+        reading = self._queue_view[1]
+        try:
+            await asyncio.wait([reading])
+            return reading.result()
+        except BaseException:
+            self._queue_view = None
+            raise
+
+    async def _read_queue(self) -> look.QueueSnapshot:
+        return look.read_queue(await self.api.get_queue())
+
+    def outputs_so_far(self, job: Job) -> tuple[Output, ...]:
+        """See `Job.outputs`."""
+        return self._live.outputs_so_far(job)
+
+    def queue_changes(self) -> int:
+        """Give a number that changes when the server's queue does."""
+        return self._router.statuses
+
+    # --- The ways out ----------------------------------------------------------------------------------------------
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._given_session is not None:
+            return self._given_session
+        self._open()
+        if self._http is None:
+            self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        return self._http
+
+    async def _open_socket(self) -> AnySocket:
+        session = self._given_session
+        if session is None:
+            if self._ws is None:
+                # A connector of its own: over a pooled connection ComfyUI may take the new socket for the old one.
+                connector = aiohttp.TCPConnector(limit=0, force_close=True)
+                self._ws = aiohttp.ClientSession(
+                    connector=connector,
+                    ws_response_class=Socket,  # type: ignore[arg-type]  # aiohttp's type allows for text as str alone
+                )
+            session = self._ws
+        return await self.api.open_socket(
+            session, self.client_id, heartbeat=self._heartbeat_interval, max_message_size=self._max_message_size
+        )
+
+    def _on_open(self) -> None:
+        self._spawn(self._read_capabilities())
+        self._watch.reconnected()
+
+    async def _read_capabilities(self) -> None:
+        """Read what the server can do; after every connect, as another version may have been started."""
+        stats, features = await self._or_none(self.api.get_system_stats()), await self._or_none(self.api.get_features())
+        self._capabilities = read_capabilities(stats, features)
+        self._capabilities_read.set()
+
+    async def _or_none(self, request: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any] | None:
+        try:
+            return await request
+        except (ServerError, HTTPError) as exc:
+            logger.debug("the server does not tell what it can do: %s", exc)
+            return None
+
+    async def _known_capabilities(self) -> Capabilities:
+        if self._capabilities is None and not self._connection.live:
+            await self._read_capabilities()
+        await self._capabilities_read.wait()
+        return self._capabilities or UNKNOWN
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str = "acomfy") -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+        return task
+
+    def _reap(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            logger.error("a task of the client failed", exc_info=exc)
+
+
+_POST = "acomfy-post"
+
+
+def _options(
+    strict: bool,
+    on_lost: OnLost,
+    front: bool,
+    number: float | None,
+    targets: Collection[str] | None,
+    extra_data: Mapping[str, Any] | None,
+    stall_timeout: float | None,
+) -> PromptOptions:
+    if on_lost not in ("raise", "resubmit"):
+        raise ValueError(f"on_lost is 'raise' or 'resubmit', not {on_lost!r}")
+    try:
+        extra = None if extra_data is None else orjson.dumps(extra_data)
+    except orjson.JSONEncodeError as exc:
+        raise WorkflowError(f"extra_data cannot be written as JSON: {exc}") from None
+    return PromptOptions(
+        strict, on_lost, front, number, None if targets is None else tuple(targets), extra, stall_timeout
+    )
+
+
+def _tracked(graph: bytes, stream_nodes: frozenset[str], options: PromptOptions) -> TrackedPrompt:
+    targets = options.targets
+    wanted = stream_nodes if targets is None else stream_nodes & set(targets)
+    return TrackedPrompt(str(uuid.uuid4()), graph, wanted, targets)

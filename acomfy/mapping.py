@@ -1,0 +1,113 @@
+"""Many prompts, a bounded number at a time, each handed out when it is done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from typing import Any, TypeAlias
+
+from .errors import PayloadTooLarge, ServerError
+from .job import Job
+from .workflow import Graph
+
+Workflows: TypeAlias = Iterable[Graph] | AsyncIterable[Graph]
+
+
+class Feed:
+    """Submit workflows from an iterable as places become free, and give the jobs in the order in which they end.
+
+    Args:
+        workflows: May be endless; an item is taken from it when there is a place for it.
+        limit: Jobs submitted and not yet taken, at the most.
+        begin: Submits one workflow, the n-th: makes its job, which may be settled already. Never waits.
+        cancel: Has a job taken from the server. Never waits.
+        spawn: Runs a coroutine as a task of the client.
+    """
+
+    def __init__(
+        self,
+        workflows: Workflows,
+        limit: int,
+        *,
+        begin: Callable[[Graph, int], Job],
+        cancel: Callable[[Job], object],
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+    ) -> None:
+        if isinstance(workflows, Mapping) or not isinstance(workflows, Iterable | AsyncIterable):
+            raise TypeError("map takes an iterable of workflows, or an asynchronous one; for a single one there is run")
+        if limit < 1:
+            raise ValueError(f"limit is at least 1, not {limit}")
+        self._workflows = workflows
+        self._begin = begin
+        self._cancel = cancel
+        self._spawn = spawn
+        self._places = asyncio.Semaphore(limit)
+        self._active: set[Job] = set()
+        self._done: deque[Job] = deque()
+        self._wakeup = asyncio.Event()
+        self._fed = False
+        self._input_exc: Exception | None = None
+
+    async def jobs(self) -> AsyncGenerator[Job, None]:
+        """Yield the jobs as they end. Leaving early stops the feeding and cancels what was not yielded."""
+        feeding = self._spawn(self._feed())
+        try:
+            while True:
+                while self._done:
+                    job = self._done.popleft()
+                    _raise_fault_of_the_server(job)
+                    self._active.discard(job)
+                    self._places.release()
+                    yield job
+                if self._fed and not self._active:
+                    break
+                self._wakeup.clear()
+                await self._wakeup.wait()
+            if self._input_exc is not None:
+                raise self._input_exc
+        finally:
+            # No await here: this also runs when the generator is thrown away.
+            feeding.cancel()
+            for job in self._active:
+                self._cancel(job)
+
+    async def _feed(self) -> None:
+        try:
+            index = 0
+            items = _iterate(self._workflows)
+            while True:
+                await self._places.acquire()
+                try:
+                    workflow = await anext(items)
+                except StopAsyncIteration:
+                    break
+                job = self._begin(workflow, index)
+                index += 1
+                self._active.add(job)
+                job.when_done(self._take)
+                await asyncio.sleep(0)  # a long input must not keep the loop
+        except Exception as exc:
+            self._input_exc = exc
+        finally:
+            self._fed = True
+            self._wakeup.set()
+
+    def _take(self, job: Job) -> None:
+        self._done.append(job)
+        self._wakeup.set()
+
+
+def _raise_fault_of_the_server(job: Job) -> None:
+    exc = job.exception()
+    if isinstance(exc, ServerError) and not isinstance(exc, PayloadTooLarge):
+        raise exc
+
+
+async def _iterate(workflows: Workflows) -> AsyncIterator[Graph]:
+    if isinstance(workflows, AsyncIterable):
+        async for workflow in workflows:
+            yield workflow
+    else:
+        for workflow in workflows:
+            yield workflow

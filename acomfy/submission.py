@@ -1,0 +1,189 @@
+"""Post prompts so that each runs exactly once, also when the answer to the POST is lost.
+
+A POST that was not answered, or answered with a 500, may have queued the prompt all the same (ComfyUI server.py
+post_prompt: a reused number gives a 500 and queues). So our id is looked for, in the queue and then in the history,
+twice, before anything is sent again. A server before 0.3.45 chooses the id itself; there ours travels in
+``extra_data``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+
+from . import look
+from .api import Api, PromptReply
+from .capabilities import Capabilities
+from .connection import Connection
+from .errors import AcomfyError, HTTPError, JobCancelled, PromptRejected, ServerError, ServerUnreachable
+from .job import Job
+from .live import LiveJobs
+from .verdict import JobState
+from .watch import Watch
+
+_TRIES = 3
+_GATEWAY = (502, 503, 504)
+_RECENT = 64
+
+
+class Submission:
+    """Post the prompts of one client.
+
+    Args:
+        capabilities: Gives what is known of the server right now.
+        cancel: Takes a job from the server; ends once it is off it, or its time is up.
+        at_once: POSTs under way at the most.
+        connect_timeout: Seconds to wait for the WebSocket before a prompt is posted without one.
+        unreachable_timeout: Seconds to look for a prompt whose POST was not answered while the server does not answer.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        live: LiveJobs,
+        connection: Connection,
+        watch: Watch,
+        *,
+        client_id: str,
+        capabilities: Callable[[], Capabilities],
+        cancel: Callable[[Job], Awaitable[bool]],
+        on_answer: Callable[[], None],
+        at_once: int,
+        connect_timeout: float,
+        unreachable_timeout: float,
+    ) -> None:
+        self._api = api
+        self._live = live
+        self._connection = connection
+        self._watch = watch
+        self._client_id = client_id
+        self._capabilities = capabilities
+        self._cancel = cancel
+        self._on_answer = on_answer
+        self._slots = asyncio.Semaphore(at_once)
+        self._connect_timeout = connect_timeout
+        self._unreachable_timeout = unreachable_timeout
+
+    async def post(self, job: Job) -> None:
+        """Post a job's prompt; what goes wrong becomes the job's outcome. To be run as a task of the client."""
+        try:
+            await self._wait_for_socket(job)
+            async with self._slots:
+                if job.cancel_requested or job.done():
+                    raise JobCancelled(job.prompt_id)  # before anything was sent
+                statuses = self._live.router.statuses
+                reply = await self._post(job)
+            await self._accept(job, reply, statuses)
+        except AcomfyError as exc:
+            self._live.fail(job, exc)
+        finally:
+            job.posting = None
+            self._on_answer()
+
+    async def _wait_for_socket(self, job: Job) -> None:
+        if not self._connection.live:
+            self._connection.hurry()
+            try:
+                async with asyncio.timeout(self._connect_timeout):
+                    await self._connection.wait_live()
+            except TimeoutError:
+                pass
+        if job.prompt.stream_nodes and not self._connection.live:
+            raise ServerUnreachable(
+                self._api.url, "the WebSocket is not open, and this prompt streams its images over it"
+            )
+
+    async def _accept(self, job: Job, reply: PromptReply, statuses: int) -> None:
+        if reply.prompt_id != job.prompt_id:
+            # Before 0.3.45. What was sent under that id until now was not heard as ours: as after a gap.
+            self._live.router.rekey(job.prompt, reply.prompt_id)
+        job.prompt.number = reply.number
+        self._watch.posted(job, statuses)
+        if reply.node_errors:
+            rejection = PromptRejected({}, reply.node_errors, titles=job.prompt.titles(), partial=True)
+            job.warnings = tuple(rejection.problems)
+            if job.options.strict:
+                job.rejection = rejection
+                await self._cancel(job)
+                raise rejection
+        self._live.answered(job)
+
+    async def _post(self, job: Job) -> PromptReply:
+        """Post until it is certain that the prompt is queued, once."""
+        body = request_body(job, self._client_id, tagged=not self._capabilities().takes_prompt_id)
+        for _ in range(_TRIES):
+            try:
+                limit = self._capabilities().max_upload_size
+                return await self._api.post_prompt(body, titles=job.prompt.titles, limit=limit)
+            except ServerUnreachable as exc:
+                if not exc.maybe_sent:
+                    raise
+                failure: ServerError = exc
+            except HTTPError as exc:
+                if exc.status != 500 and exc.status not in _GATEWAY:
+                    raise
+                failure = exc
+            reply = await self._find(job)
+            if reply is not None:
+                return reply
+            if isinstance(failure, HTTPError) and failure.status == 500:
+                raise failure  # ComfyUI's own word: it would say it again
+            self._watch.reposted(job.prompt_id)
+        raise failure
+
+    async def _find(self, job: Job) -> PromptReply | None:
+        """Look for a prompt whose POST was not answered; None when it is certain that it is not queued."""
+        clock = asyncio.get_running_loop().time
+        deadline, looks = clock() + self._unreachable_timeout, 0
+        while looks < 2:
+            try:
+                reply = self._heard_of(job) or await self._look_for(job)
+                if reply is not None:
+                    return reply
+                looks += 1
+            except ServerError:
+                if clock() >= deadline:
+                    raise
+            if looks < 2:
+                await asyncio.sleep(look.CERTAIN_AFTER)
+        return self._heard_of(job)
+
+    def _heard_of(self, job: Job) -> PromptReply | None:
+        if job.done() or job.prompt.state is not JobState.PENDING:
+            return PromptReply(job.prompt_id, 0.0, {})
+        return None
+
+    async def _look_for(self, job: Job) -> PromptReply | None:
+        item = look.read_queue(await self._api.get_queue()).find(job.prompt_id)
+        if item is not None:
+            return PromptReply(item.prompt_id, item.number, {})
+        if await self._api.get_history(job.prompt_id) is not None:
+            return PromptReply(job.prompt_id, 0.0, {})
+        if self._capabilities().takes_prompt_id:
+            return None
+        found = look.history_prompt_id(await self._api.get_histories(max_items=_RECENT), job.prompt_id)
+        return None if found is None else PromptReply(found, 0.0, {})
+
+
+def request_body(job: Job, client_id: str, *, tagged: bool) -> bytes:
+    """Write the body of ``POST /prompt``.
+
+    Args:
+        tagged: Put our prompt_id into ``extra_data``, for servers that choose one themselves.
+    """
+    options = job.options
+    rest: dict[str, Any] = {"client_id": client_id, "prompt_id": job.prompt_id}
+    if options.front:
+        rest["front"] = True
+    if options.number is not None:
+        rest["number"] = options.number
+    if options.targets is not None:
+        rest["partial_execution_targets"] = options.targets
+    if tagged:
+        rest["extra_data"] = {**orjson.loads(options.extra_data or b"{}"), look.PROMPT_ID_TAG: job.prompt_id}
+    elif options.extra_data is not None:
+        rest["extra_data"] = orjson.Fragment(options.extra_data)
+    return b'{"prompt":' + job.prompt.graph + b"," + orjson.dumps(rest)[1:]

@@ -1,0 +1,406 @@
+"""The second way to every outcome: looks at the server by HTTP, whenever the socket does not tell.
+
+Theory of operation. One task per client. It sleeps while no job is live, and while frames about our prompts keep coming
+it asks nothing. It looks at the server when
+
+* a job ended and its history must be read, because frames may have been missed (`unclear`);
+* nothing was heard for a while: one integer (``GET /prompt``) and the history of the oldest job tell whether all is
+  well; found histories settle their jobs, and the next oldest is asked;
+* a job that ran was not heard of while others were, or one was passed over by a later one;
+* the connection was made again (`reconnected`).
+
+The whole queue, megabytes when it is long, is read only when these contradict what we know, and never so often that it
+would take more than a small part of the time. A socket that told nothing of what a look found is deaf, and reopened.
+The cost of a round grows with the number of live jobs only in memory, not in requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from . import look
+from .api import Api
+from .concurrency import together
+from .connection import Connection
+from .errors import JobLost, JobStalled, ServerError
+from .job import Job
+from .live import LiveJobs
+from .verdict import JobState
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 8
+_SOCKETLESS = 1.0
+_STATUS_DUE = 2.0
+_HISTORY_DUE = 3.0
+_QUEUE_SHARE = 30.0
+_REOPEN_FIRST, _REOPEN_LONGEST = 2.0, 60.0
+_SURPLUS_TIME = 30.0
+
+
+class Watch:
+    """See that every live job gets its outcome.
+
+    Args:
+        silence: Seconds without a word about our prompts after which the server is asked; asked on at growing
+            intervals, up to three times that.
+        unreachable_timeout: Seconds without any answer by HTTP after which the jobs are given up.
+    """
+
+    def __init__(
+        self, api: Api, live: LiveJobs, connection: Connection, *, silence: float, unreachable_timeout: float
+    ) -> None:
+        self._api = api
+        self._live = live
+        self._connection = connection
+        self._silence = silence
+        self._unreachable_timeout = unreachable_timeout
+        self._wakeup = asyncio.Event()
+        self._idle = True
+        self._due = 0.0
+        self._period = silence / 2
+        self._unclear: dict[Job, float] = {}
+        self._absences = look.Absences()
+        self._queue_wanted = False
+        self._queue_allowed = 0.0
+        self._remaining: int | None = None
+        self._failing_since: float | None = None
+        self._failed_at = float("-inf")
+        self._status_probe: tuple[int, int, float] | None = None
+        self._contradicted: tuple[int, int] | None = None
+        self._reopen_allowed = 0.0
+        self._reopen_delay = _REOPEN_FIRST
+        self._surplus: dict[str, float] = {}
+        self._moved: dict[Job, float] = {}
+        self._untold = 0
+
+    @staticmethod
+    def _clock() -> float:
+        return asyncio.get_running_loop().time()
+
+    # --- What others tell it ---------------------------------------------------------------------------------------
+
+    def unclear(self, job: Job) -> None:
+        """Note that a job ended without our knowing all of it: its history is read at once."""
+        if job not in self._unclear:
+            self._unclear[job] = self._clock()
+            self._wakeup.set()
+
+    def posted(self, job: Job, statuses: int) -> None:
+        """Note that a job is in the server's queue; ``statuses`` is how many had come before its POST.
+
+        Every POST is followed by a ``status`` to all sockets. When none comes, ours is deaf.
+        """
+        job.posted_at = self._clock()
+        job.generation = self._live.router.generation
+        if job.options.stall_timeout is not None:
+            self._moved[job] = job.posted_at
+        if statuses == self._live.router.statuses:
+            self._expect_status(_STATUS_DUE)
+        if self._idle:
+            self._idle = False
+            self._due = job.posted_at + self._next_period()
+            self._wakeup.set()
+
+    def reposted(self, prompt_id: str) -> None:
+        """Note that a prompt was posted twice: should the first request surface late, its entry is deleted."""
+        self._surplus[prompt_id] = self._clock() + _SURPLUS_TIME
+        self._wakeup.set()
+
+    def reconnected(self) -> None:
+        """Note that the connection went live: what happened before is learnt by HTTP, at once."""
+        if any(job.posted_at is not None for job in self._live):
+            self.look_now()
+
+    def look_now(self) -> None:
+        """Have the queue read as soon as may be."""
+        self._queue_wanted = True
+        self._due = 0.0
+        self._wakeup.set()
+
+    # --- The loop --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        while True:
+            await self._pause()
+            try:
+                await self._look()
+            except (ServerError, TimeoutError) as exc:
+                self._not_answered(exc)
+            except Exception:  # a bug of ours must not leave jobs unwatched
+                logger.exception("a look at the server failed")
+                self._due = self._clock() + self._silence
+            self._give_up_stalled()
+
+    async def _pause(self) -> None:
+        """Sleep until something is due, or somebody has something to tell."""
+        delay = self._time_to_next()
+        if delay is None or delay > 0:
+            try:
+                async with asyncio.timeout(delay):
+                    await self._wakeup.wait()
+            except TimeoutError:
+                pass
+        self._wakeup.clear()
+
+    def _time_to_next(self) -> float | None:
+        if not self._live and not self._surplus:
+            self._forget()
+            self._idle = True
+            return None
+        now = self._clock()
+        times = [self._due]
+        if self._unclear:
+            first = min(self._unclear.values())
+            times.append(now + min(max((now - first) / 2, 0.01), 0.5) if now > first else now)
+        if self._status_probe is not None:
+            times.append(self._status_probe[2])
+        return max(0.0, min(times) - now)
+
+    def _forget(self) -> None:
+        self._unclear.clear()
+        self._moved.clear()
+        self._absences.keep(())
+        self._failing_since = self._status_probe = self._contradicted = self._remaining = None
+        self._period = self._silence / 2
+
+    async def _look(self) -> None:
+        async with asyncio.timeout(max(self._unreachable_timeout, 1.0)):
+            await self._read_unclear()
+            await self._probe_status()
+            if self._clock() >= self._due:
+                await self._round()
+                self._failing_since = None
+                self._due = self._clock() + self._next_period()
+
+    def _next_period(self) -> float:
+        stalls = [job.options.stall_timeout for job in self._moved if job.options.stall_timeout is not None]
+        period = min(self._period, *(stall / 2 for stall in stalls)) if stalls else self._period
+        if not self._connection.live:
+            period = min(period, _SOCKETLESS)
+        if len(self._absences):
+            period = min(period, look.CERTAIN_AFTER)
+        return period
+
+    def _not_answered(self, exc: BaseException) -> None:
+        now = self._failed_at = self._clock()
+        if self._failing_since is None:
+            self._failing_since = now
+            logger.info("the server does not answer: %s", exc or type(exc).__name__)
+        self._due = now + min(_SOCKETLESS, self._silence)
+        if now - self._failing_since >= self._unreachable_timeout:
+            for job in self._posted():
+                self._live.fail(job, JobLost(job.prompt_id, "unreachable"))
+
+    # --- Jobs that ended -------------------------------------------------------------------------------------------
+
+    async def _read_unclear(self) -> None:
+        jobs = [job for job in self._unclear if job in self._live]
+        for job in await self._without_history(jobs):
+            if self._clock() - self._unclear.get(job, 0.0) < _HISTORY_DUE:
+                continue  # ``execution_success`` comes before the history entry is written
+            del self._unclear[job]
+            if job.prompt.verdict is not None:
+                self._live.conclude_without_history(job)
+            else:
+                self.look_now()
+        self._unclear = {job: since for job, since in self._unclear.items() if job in self._live}
+
+    async def _without_history(self, jobs: list[Job]) -> list[Job]:
+        """Read the histories of jobs and settle those that have one; give the others."""
+        missing = []
+        for start in range(0, len(jobs), _AT_ONCE):
+            found = await together(self._has_history(job) for job in jobs[start : start + _AT_ONCE])
+            missing += [job for job, has in zip(jobs[start : start + _AT_ONCE], found, strict=True) if not has]
+        return missing
+
+    async def _has_history(self, job: Job) -> bool:
+        entry = await self._api.get_history(job.prompt_id)
+        if entry is None:
+            return False
+        if job in self._live and not self._images_may_come(job, entry):
+            self._untold += job.prompt.verdict is None
+            self._live.conclude_by_history(job, entry)
+        return True
+
+    def _images_may_come(self, job: Job, entry: dict[str, object]) -> bool:
+        """Tell whether streamed pictures that are missing may still be on their way: HTTP can overtake the socket."""
+        if job.prompt.verdict is not None or not job.prompt.stream_nodes or not self._connection.live:
+            return False
+        if self._live.missing_stream(job, entry) is None:
+            return False
+        since = self._unclear.setdefault(job, self._clock())
+        return self._clock() - since < self._silence
+
+    # --- A round over all jobs -------------------------------------------------------------------------------------
+
+    async def _round(self) -> None:
+        posted = self._posted()
+        if not posted and not self._surplus:
+            return
+        statuses, self._untold = self._live.router.statuses, 0
+        heard = self._take_heard(posted)
+        quiet = not heard or not self._connection.live
+        if quiet:
+            await self._ask_remaining()
+        line = sorted(posted, key=_order)
+        await self._settle_finished(line if quiet else _unheard_running(line, heard))
+        if self._wants_queue(posted, quiet, heard):
+            await self._read_queue()
+        self._set_pace(quiet)
+        if quiet and (self._untold or self._queue_number_contradicts()) and statuses == self._live.router.statuses:
+            self._expect_status(_STATUS_DUE / 4)
+
+    def _posted(self) -> list[Job]:
+        return [job for job in self._live if job.posted_at is not None]
+
+    def _take_heard(self, posted: list[Job]) -> set[Job]:
+        heard = {job for job in posted if job.prompt.touched}
+        now = self._clock()
+        for job in heard:
+            job.prompt.touched = False
+        for job in self._moved:
+            if job in heard or (heard and job.state is JobState.PENDING):
+                self._moved[job] = now
+        return heard
+
+    async def _ask_remaining(self) -> None:
+        remaining = await self._api.get_prompt()
+        if self._remaining is not None and remaining < self._remaining:
+            now = self._clock()
+            self._moved.update({job: now for job in self._moved if job.state is JobState.PENDING})
+        self._remaining = remaining
+        if not self._connection.live and self._connection.refusal is None:
+            self._connection.hurry()
+
+    async def _settle_finished(self, line: list[Job]) -> None:
+        """Read histories in the order in which the jobs run, until one has none: most often that is the first."""
+        start, size = 0, 1
+        while start < len(line) and not await self._without_history(line[start : start + size]):
+            start, size = start + size, _AT_ONCE
+
+    def _wants_queue(self, posted: list[Job], quiet: bool, heard: set[Job]) -> bool:
+        still = [job for job in posted if job in self._live]
+        if self._queue_wanted or len(self._absences) or self._surplus:
+            return True
+        if self._clock() < self._queue_allowed:
+            return False
+        if not quiet:
+            return _passed_over(still, heard)
+        if self._remaining is not None and self._remaining < len(still):
+            return True
+        # The oldest waits, as far as we know. Somebody else's prompt may run; or ours was deleted.
+        return bool(still) and min(still, key=_order).state is JobState.PENDING
+
+    async def _read_queue(self) -> None:
+        """Compare the whole queue with what we follow: who is in neither queue nor history twice is lost."""
+        began = self._clock()
+        snapshot = look.read_queue(await self._api.get_queue())
+        self._queue_wanted = False
+        self._queue_allowed = self._clock() + max(self._silence / 2, _QUEUE_SHARE * (self._clock() - began))
+        present = snapshot.ids()
+        followed = [job for job in self._posted() if (job.posted_at or 0.0) < began]
+        for item in snapshot.running:
+            self._runs(item.prompt_id)
+        gone = await self._without_history([job for job in followed if job.prompt_id not in present])
+        for job in gone:
+            if job in self._live and self._absences.proven(job.prompt_id, self._clock()):
+                self._live.fail(job, JobLost(job.prompt_id, self._reason(job)))
+        self._absences.keep(job.prompt_id for job in gone if job in self._live)
+        await self._delete_surplus(snapshot)
+
+    def _runs(self, prompt_id: str) -> None:
+        job = self._live.get(prompt_id)
+        if job is not None and job.prompt.state is JobState.PENDING:
+            job.prompt.state = JobState.IN_PROGRESS
+            job.pulse()
+
+    def _reason(self, job: Job) -> str:
+        in_gap = job.generation != self._live.router.generation or self._failed_at >= (job.posted_at or 0.0)
+        return look.lost_reason(ran=job.prompt.run is not None, in_gap=in_gap)
+
+    async def _delete_surplus(self, snapshot: look.QueueSnapshot) -> None:
+        now = self._clock()
+        self._surplus = {prompt_id: until for prompt_id, until in self._surplus.items() if until > now}
+        surplus = []
+        for prompt_id in self._surplus:
+            wanted = self._live.get(prompt_id) is not None
+            surplus += [item.prompt_id for item in snapshot.copies(prompt_id)[wanted:] if item in snapshot.pending]
+        if surplus:
+            await self._api.post_queue(delete=surplus)
+
+    # --- The socket ------------------------------------------------------------------------------------------------
+
+    def _set_pace(self, quiet: bool) -> None:
+        """Look more rarely while nothing happens."""
+        if not quiet or self._untold:
+            self._period = self._silence / 2
+        else:
+            self._period = min(self._period * 1.5, self._silence * 3)
+        if not quiet:
+            self._reopen_delay = _REOPEN_FIRST
+
+    def _queue_number_contradicts(self) -> bool:
+        """Tell whether the socket's newest queue number is wrong, and was the same and wrong at the last look."""
+        router = self._live.router
+        told, remaining = router.queue_remaining, self._remaining
+        if told is None or remaining is None or told == remaining:
+            self._contradicted = None
+            return False
+        before, self._contradicted = self._contradicted, (router.statuses, router.generation)
+        return before == self._contradicted
+
+    def _expect_status(self, within: float) -> None:
+        """Note that the server has sent a ``status`` to all sockets, or is about to."""
+        if self._status_probe is None and self._connection.live:
+            router = self._live.router
+            self._status_probe = router.statuses, router.generation, self._clock() + within
+            self._wakeup.set()
+
+    async def _probe_status(self) -> None:
+        """See whether the expected ``status`` came. If HTTP answers and it did not, the socket is deaf."""
+        if self._status_probe is None or self._clock() < self._status_probe[2]:
+            return
+        statuses, generation, _ = self._status_probe
+        self._status_probe = None
+        await self._api.get_prompt()
+        router = self._live.router
+        if self._connection.live and (router.statuses, router.generation) == (statuses, generation):
+            self._due = 0.0
+            self._maybe_reopen("it does not tell what HTTP tells")
+
+    def _maybe_reopen(self, reason: str) -> None:
+        """Reopen the socket, more and more rarely: it does not help when another client stalls the server's sending."""
+        now = self._clock()
+        if now >= self._reopen_allowed:
+            self._reopen_allowed = now + self._reopen_delay
+            self._reopen_delay = min(self._reopen_delay * 2, _REOPEN_LONGEST)
+            self._connection.reopen(reason)
+
+    def _give_up_stalled(self) -> None:
+        now = self._clock()
+        for job, moved in list(self._moved.items()):
+            limit = job.options.stall_timeout
+            if job not in self._live or limit is None:
+                del self._moved[job]
+            elif not job.prompt.touched and now - moved >= limit:
+                self._live.fail(job, JobStalled(job.prompt_id, limit))
+
+
+def _order(job: Job) -> tuple[float, str]:
+    """Give the key by which the server orders its queue."""
+    return job.prompt.number or 0.0, job.prompt_id
+
+
+def _unheard_running(line: Iterable[Job], heard: set[Job]) -> list[Job]:
+    return [job for job in line if job.state is JobState.IN_PROGRESS and job not in heard]
+
+
+def _passed_over(jobs: Iterable[Job], heard: set[Job]) -> bool:
+    """Tell whether a job waits, as far as we know, behind whose turn another of ours runs."""
+    running = [_order(job) for job in heard if job.state is JobState.IN_PROGRESS]
+    last = max(running, default=None)
+    return last is not None and any(job.state is JobState.PENDING and _order(job) < last for job in jobs)

@@ -134,7 +134,7 @@ class Client:
             receive_text=self._live.receive_text,
             receive_binary=self._live.receive_binary,
             on_open=self._on_open,
-            on_lost=self._router.lose,
+            on_lost=self._live.lose,
             delays=reconnect_delays,
         )
         self._watch = Watch(

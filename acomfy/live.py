@@ -7,7 +7,10 @@ gap the history is asked for, by the watch (`on_unclear`).
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 from . import look, verdict
@@ -48,6 +51,8 @@ class LiveJobs:
         self._api = api
         self._transfers = transfers
         self._jobs: dict[TrackedPrompt, Job] = {}
+        self._holders = 0
+        self._held: deque[Callable[[], None]] = deque()
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -76,13 +81,38 @@ class LiveJobs:
 
     def receive_text(self, frame: bytes) -> None:
         """Take a text frame of the WebSocket."""
-        delivery = self.router.receive_text(frame)
-        if delivery is not None:
-            self._deliver(delivery)
+        if self._holders:
+            self._held.append(partial(self._route, self.router.receive_text, frame))
+        else:
+            self._route(self.router.receive_text, frame)
 
     def receive_binary(self, frame: bytes) -> None:
         """Take a binary frame of the WebSocket."""
-        delivery = self.router.receive_binary(frame)
+        if self._holders:
+            self._held.append(partial(self._route, self.router.receive_binary, frame))
+        else:
+            self._route(self.router.receive_binary, frame)
+
+    def lose(self) -> None:
+        """Note that frames may have been missed."""
+        if self._holders:
+            self._held.append(self.router.lose)
+        else:
+            self.router.lose()
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Keep frames back: a prompt is being posted whose id the server chooses, and could not be recognised yet."""
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            while self._held and not self._holders:
+                self._held.popleft()()
+
+    def _route(self, receive: Callable[[bytes], Delivery | None], frame: bytes) -> None:
+        delivery = receive(frame)
         if delivery is not None:
             self._deliver(delivery)
 

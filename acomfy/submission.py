@@ -64,6 +64,8 @@ class Submission:
         self._cancel = cancel
         self._on_answer = on_answer
         self._slots = asyncio.Semaphore(at_once)
+        self._turn = asyncio.Lock()
+        self._kept_id: bool | None = None
         self._connect_timeout = connect_timeout
         self._unreachable_timeout = unreachable_timeout
 
@@ -72,10 +74,8 @@ class Submission:
         try:
             await self._wait_for_socket(job)
             async with self._slots:
-                if job.cancel_requested or job.done():
-                    raise JobCancelled(job.prompt_id)  # before anything was sent
                 statuses = self._live.router.statuses
-                reply = await self._post(job)
+                reply = await self._post_recognisably(job)
             await self._accept(job, reply, statuses)
         except AcomfyError as exc:
             self._live.fail(job, exc)
@@ -96,10 +96,23 @@ class Submission:
                 self._api.url, "the WebSocket is not open, and this prompt streams its images over it"
             )
 
+    async def _post_recognisably(self, job: Job) -> PromptReply:
+        """Post so that no message about the prompt can come before its id is known.
+
+        A server before 0.3.45 chooses the id. There, and until it is known that this one is newer, prompts are posted
+        one after the other, and frames are kept back until the answer is read.
+        """
+        if not self._keeps_ids():
+            async with self._turn:
+                if not self._keeps_ids():
+                    with self._live.holding():
+                        return await self._post(job)
+        return await self._post(job)
+
+    def _keeps_ids(self) -> bool:
+        return self._kept_id if self._kept_id is not None else self._capabilities().takes_prompt_id
+
     async def _accept(self, job: Job, reply: PromptReply, statuses: int) -> None:
-        if reply.prompt_id != job.prompt_id:
-            # Before 0.3.45. What was sent under that id until now was not heard as ours: as after a gap.
-            self._live.router.rekey(job.prompt, reply.prompt_id)
         job.prompt.number = reply.number
         self._watch.posted(job, statuses)
         if reply.node_errors:
@@ -112,8 +125,17 @@ class Submission:
         self._live.answered(job)
 
     async def _post(self, job: Job) -> PromptReply:
+        if job.cancel_requested or job.done():
+            raise JobCancelled(job.prompt_id)  # before anything was sent
+        reply = await self._post_once(job)
+        self._kept_id = reply.prompt_id == job.prompt_id
+        if not self._kept_id:
+            self._live.router.rekey(job.prompt, reply.prompt_id)
+        return reply
+
+    async def _post_once(self, job: Job) -> PromptReply:
         """Post until it is certain that the prompt is queued, once."""
-        body = request_body(job, self._client_id, tagged=not self._capabilities().takes_prompt_id)
+        body = request_body(job, self._client_id, tagged=not self._keeps_ids())
         for _ in range(_TRIES):
             try:
                 limit = self._capabilities().max_upload_size
@@ -162,7 +184,7 @@ class Submission:
             return PromptReply(item.prompt_id, item.number, {})
         if await self._api.get_history(job.prompt_id) is not None:
             return PromptReply(job.prompt_id, 0.0, {})
-        if self._capabilities().takes_prompt_id:
+        if self._keeps_ids():
             return None
         found = look.history_prompt_id(await self._api.get_histories(max_items=_RECENT), job.prompt_id)
         return None if found is None else PromptReply(found, 0.0, {})

@@ -523,8 +523,8 @@ class Client:
     def _session(self) -> aiohttp.ClientSession:
         if self._given_session is not None:
             return self._given_session
-        self._open()
-        if self._http is None:
+        if self._http is None or self._http.closed:
+            self._open()
             self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         return self._http
 

@@ -1,0 +1,90 @@
+"""Fixtures for tests of the shell: a simulated server, a client of it, and gates to hold prompts open.
+
+Waits are on events; the client's own times are short, in multiples of ``MS``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+import acomfy
+from acomfy.simulator import Node, NodeContext, SimulatedServer
+
+from .conftest import MS
+
+
+class Gates:
+    """Prompts wait at a gate of their name until the test opens it."""
+
+    def __init__(self) -> None:
+        self.open: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self.reached: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+    async def run(self, context: NodeContext, image: Any, name: str) -> Any:
+        self.reached[name].set()
+        step = 0
+        while not self.open[name].is_set():
+            step += 1
+            context.progress(step, 1_000_000)
+            await asyncio.wait([asyncio.ensure_future(self.open[name].wait())], timeout=2 * MS)
+        return image
+
+    @property
+    def node(self) -> Node:
+        return Node(
+            "Gate",
+            self.run,
+            required={"image": ("IMAGE",), "name": ("STRING", {"default": ""})},
+            outputs=("IMAGE",),
+        )
+
+
+@pytest.fixture
+def gates() -> Gates:
+    return Gates()
+
+
+@pytest.fixture
+async def server(gates: Gates) -> AsyncIterator[SimulatedServer]:
+    async with SimulatedServer() as server:
+        server.add_node(gates.node)
+        yield server
+
+
+def quick_client(server: SimulatedServer, **options: Any) -> acomfy.Client:
+    """Make a client whose own times are short."""
+    times: dict[str, Any] = {
+        "silence": 200 * MS,
+        "connect_timeout": 2000 * MS,
+        "unreachable_timeout": 3000 * MS,
+        "reconnect_delays": quick_delays,
+    }
+    return acomfy.Client(server.url, **{**times, **options})
+
+
+def quick_delays() -> Any:
+    while True:
+        yield 10 * MS
+
+
+@pytest.fixture
+async def client(server: SimulatedServer) -> AsyncIterator[acomfy.Client]:
+    async with quick_client(server) as client:
+        yield client
+
+
+async def eventually(condition: Callable[[], bool], within: float = 5000 * MS) -> None:
+    """Wait until a condition holds that no event tells of."""
+    async with asyncio.timeout(within):
+        while not condition():
+            await asyncio.sleep(MS)
+
+
+def tasks_of_the_library() -> list[str]:
+    """Name the tasks that a client left behind."""
+    return [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("acomfy")]

@@ -27,11 +27,10 @@ def requests(server: SimulatedServer, method: str, path: str) -> int:
 # --- Both ways to get images -----------------------------------------------------------------------------------------
 
 
-async def test_saved_images_come_from_view_without_a_look_at_history(
-    server: SimulatedServer, client: acomfy.Client
-) -> None:
-    result = await client.run(saved(0x123456, batch=3))
-    colors = [color_of(await output.read()) for output in result.images]
+async def test_saved_images_come_from_view_without_a_look_at_history(server: SimulatedServer) -> None:
+    async with acomfy.Client(server.url) as client:
+        result = await client.run(saved(0x123456, batch=3))
+        colors = [color_of(await output.read()) for output in result.images]
     assert colors == [0x123456] * 3
     assert requests(server, "GET", "/history/{prompt_id}") == 0
     assert requests(server, "GET", "/view") == 3
@@ -99,13 +98,14 @@ async def test_the_guides_prompt_runs_with_its_own_edits(client: acomfy.Client) 
 
 
 async def test_hundreds_of_prompts_at_once_share_one_socket_and_get_their_own_images(
-    server: SimulatedServer, client: acomfy.Client
+    server: SimulatedServer,
 ) -> None:
     colors = range(1, 301)
-    results = await asyncio.gather(*(client.run(streamed(color)) for color in colors))
+    async with acomfy.Client(server.url) as client:
+        results = await asyncio.gather(*(client.run(streamed(color)) for color in colors))
+        assert len(server.sockets.by_sid) == 1
     for color, result in zip(colors, results, strict=True):
         assert [color_of(await output.read()) for output in result.images] == [color]
-    assert len(server.sockets.by_sid) == 1
     assert requests(server, "POST", "/prompt") == 300
     assert requests(server, "GET", "/history/{prompt_id}") == 0
 

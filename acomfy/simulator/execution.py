@@ -63,7 +63,7 @@ class Outcome:
 class Failure(Exception):
     """A node failed; the cause is what it raised."""
 
-    def __init__(self, node_id: str, cause: Exception, inputs: Mapping[str, Any]) -> None:
+    def __init__(self, node_id: str, cause: Exception, inputs: dict[str, Any]) -> None:
         self.node_id = node_id
         self.cause = cause
         self.inputs = inputs
@@ -389,11 +389,17 @@ class Run:
                 exception_message=f"{failure.cause}\n{tip}",
                 traceback=tuple(traceback.format_tb(failure.cause.__traceback__)),
                 executed=executed,
-                current_inputs={name: [_described(value)] for name, value in failure.inputs.items()},
+                current_inputs=self._current_inputs(failure),
                 current_outputs=list(self.graph.prompt),
                 timestamp=_now(),
             )
         )
+
+    def _current_inputs(self, failure: Failure) -> dict[str, list[Any]]:
+        if not failure.inputs:
+            return {}
+        hidden = dict.fromkeys(self.class_of(failure.node_id).hidden, "...")
+        return {name: [_described(value)] for name, value in (failure.inputs | hidden).items()}
 
     def _report_cycle(self, cycle: DependencyCycle) -> None:
         self._say(

@@ -40,9 +40,9 @@ class PromptQueue:
         """Wake the worker, although there may be nothing to run."""
         self._wake.set()
 
-    async def wait(self) -> None:
-        """Wait until there is something to run, or `wake` was called."""
-        if not self.pending:
+    async def wait(self, *, held: bool = False) -> None:
+        """Wait until there is something to run and it is not held, or `wake` was called."""
+        if held or not self.pending:
             self._wake.clear()
             await self._wake.wait()
 

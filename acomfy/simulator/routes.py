@@ -47,6 +47,7 @@ class Routes:
         for method, path, handler in self._table():
             app.router.add_route(method, path, handler)
             app.router.add_route(method, f"/api{path}", handler)
+        app.router.add_patch("/internal/logs/subscribe", self._subscribe_logs)
         app.router.add_get("/", self._front_page)
         app.router.add_get("/{path:.*}", self._not_found)
         return app
@@ -126,6 +127,7 @@ class Routes:
 
     async def _post_prompt(self, request: web.Request) -> web.Response:
         server = self._server
+        server.sockets.log("got prompt\n")
         body = await request.json()
         number = self._number(body)
         if "prompt" not in body:
@@ -266,6 +268,12 @@ class Routes:
     async def _models_in(self, request: web.Request) -> web.Response:
         models = self._server.models.get(request.match_info["folder"])
         return web.Response(status=404) if models is None else web.json_response(models)
+
+    async def _subscribe_logs(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        readers = self._server.sockets.log_readers
+        (readers.add if body["enabled"] else readers.discard)(body["clientId"])
+        return web.Response()
 
     async def _extensions(self, request: web.Request) -> web.Response:
         return web.json_response([])

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -32,14 +33,11 @@ logger = logging.getLogger("acomfy.simulator")
 T = TypeVar("T")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+# As ComfyUI 0.3.64 lists them in GET /models.
 _MODEL_FOLDERS = (
-    "vae",
-    "text_encoders",
-    "diffusion_models",
-    "clip_vision",
-    "embeddings",
-    "controlnet",
-    "upscale_models",
+    *("checkpoints", "configs", "loras", "vae", "text_encoders", "diffusion_models", "clip_vision", "style_models"),
+    *("embeddings", "diffusers", "vae_approx", "controlnet", "gligen", "upscale_models", "custom_nodes"),
+    *("hypernetworks", "photomaker", "classifiers", "model_patches", "audio_encoders"),
 )
 
 
@@ -101,11 +99,12 @@ class SimulatedServer:
         self.response_bytes: Counter[tuple[str, str]] = Counter()
         self.ledger = Ledger()
         self.number = 0
-        self.models: dict[str, list[str]] = {"checkpoints": list(CHECKPOINTS), "loras": list(LORAS)}
-        self.models |= {folder: [] for folder in _MODEL_FOLDERS}
+        self.models: dict[str, list[str]] = {folder: [] for folder in _MODEL_FOLDERS}
+        self.models["checkpoints"] += CHECKPOINTS
+        self.models["loras"] += LORAS
         self.classes: dict[str, Node] = {}
         self.folders = Folders()
-        self.sockets = Sockets(lambda: len(self.queue), self.features, self._notify)
+        self.sockets = Sockets(lambda: len(self.queue), self.features, self.notify)
         self.queue = PromptQueue(self._queue_changed, max_history)
         self.services = Services(
             self.can, self.sockets, self.folders, self.classes, self.ledger, step_time, preview_size
@@ -116,10 +115,11 @@ class SimulatedServer:
         self._runner: web.AppRunner | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._free_memory = False
+        self._worker_alive = True
+        self._may_take: int | None = None
         self._change = asyncio.Event()
         self._waiting = 0
-        for node in (*image_nodes(self.folders), *model_nodes(self.models["checkpoints"], self.models["loras"])):
-            self.add_node(node)
+        self.add_node(*image_nodes(self.folders), *model_nodes(self.models["checkpoints"], self.models["loras"]))
 
     # --- Starting and stopping -------------------------------------------------------------------------------------
 
@@ -180,9 +180,9 @@ class SimulatedServer:
 
     # --- Node classes ----------------------------------------------------------------------------------------------
 
-    def add_node(self, node: Node) -> None:
-        """Add a node class, or put it in the place of the one with its name."""
-        self.classes[node.class_type] = node
+    def add_node(self, *nodes: Node) -> None:
+        """Add node classes, each in the place of the one with its name if there is one."""
+        self.classes.update({node.class_type: node for node in nodes})
 
     def node(
         self,
@@ -240,6 +240,15 @@ class SimulatedServer:
         """Wait until no prompt waits or runs."""
         await self.wait_for(lambda: not len(self.queue))
 
+    async def flush(self) -> None:
+        """Wait until every message that the server has queued so far is sent."""
+        await self.sockets.flush()
+
+    @property
+    def worker_alive(self) -> bool:
+        """Whether the worker still takes prompts: an exception from outside a node ends it, as it does ComfyUI's."""
+        return self._worker_alive
+
     def features(self) -> dict[str, Any]:
         """Give the server's feature flags."""
         return {"supports_preview_metadata": True, "max_upload_size": self.max_upload_size}
@@ -249,9 +258,10 @@ class SimulatedServer:
         self.requests[method, path] += 1
         if isinstance(response, web.Response) and isinstance(response.body, bytes):
             self.response_bytes[method, path] += len(response.body)
-        self._notify()
+        self.notify()
 
-    def _notify(self) -> None:
+    def notify(self) -> None:
+        """Make `wait_for` look again; for nodes of your own that change what it looks at."""
         if self._waiting:
             self._change.set()
 
@@ -280,6 +290,15 @@ class SimulatedServer:
         """Interrupt what runs, as ``POST /interrupt`` does; noticed at its next step, forgotten when nothing runs."""
         self.services.interrupted = True
 
+    def hold(self) -> None:
+        """Keep the worker from taking the next prompt, until `release`; what runs goes on."""
+        self._may_take = 0
+
+    def release(self, count: int | None = None) -> None:
+        """Let the worker take so many prompts more; without a number, end the hold."""
+        self._may_take = None if count is None else (self._may_take or 0) + count
+        self.queue.wake()
+
     def free(self, memory: bool = True) -> None:
         """Empty the cache when the worker comes to it, as ``POST /free`` does."""
         self._free_memory = self._free_memory or memory
@@ -287,7 +306,7 @@ class SimulatedServer:
 
     def _queue_changed(self) -> None:
         self.sockets.send(events.Status(len(self.queue)))
-        self._notify()
+        self.notify()
 
     # --- The worker ------------------------------------------------------------------------------------------------
 
@@ -295,8 +314,10 @@ class SimulatedServer:
         """Run prompts, one at a time, until an exception from outside a node ends the worker for good."""
         try:
             while True:
-                await self.queue.wait()
-                if (taken := self.queue.take()) is not None:
+                await self.queue.wait(held=self._may_take == 0)
+                if self._may_take != 0 and (taken := self.queue.take()) is not None:
+                    if self._may_take is not None:
+                        self._may_take -= 1
                     await self._run(*taken)
                 if self._free_memory:
                     self._free_memory = False
@@ -304,10 +325,13 @@ class SimulatedServer:
                 await asyncio.sleep(0)
         except Exception:
             # ComfyUI's worker thread dies the same way, and the server goes on accepting (issue #16312).
-            logger.exception("the worker died; no prompt will run any more")
+            logger.info("the worker died; no prompt will run any more", exc_info=True)
+            self._worker_alive = False
+            self.notify()
 
     async def _run(self, key: int, item: Item) -> None:
         number, prompt_id, prompt, extra_data, outputs = item
+        begin = time.monotonic()
         self.ledger.start(prompt_id)
         # It counts as running already, but the executor has not begun: an interrupt that comes now is lost.
         await asyncio.sleep(0)
@@ -318,6 +342,7 @@ class SimulatedServer:
         client_id = extra_data.get("client_id")
         if client_id is not None:
             self.sockets.send(events.Executing(None, None, prompt_id), client_id)
+        self.sockets.log(f"Prompt executed in {time.monotonic() - begin:.2f} seconds\n")
 
 
 def _final_state(outcome: Outcome) -> State:

@@ -13,11 +13,12 @@ import json
 import logging
 import uuid
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from ..events import Event, Executing, FeatureFlags, Status
+from ..events import Event, Executing, FeatureFlags, Logs, Status
 from ..frames import encode
 
 logger = logging.getLogger("acomfy.simulator")
@@ -34,6 +35,7 @@ class Sockets:
         self.by_sid: dict[str, web.WebSocketResponse] = {}
         self.flags: dict[str, Any] = {}
         self.open: dict[web.WebSocketResponse, web.Request] = {}
+        self.log_readers: set[str] = set()
         self.executing_client: Any = None
         self.executing_node: str | None = None
         self._queue_remaining = queue_remaining
@@ -47,12 +49,25 @@ class Sockets:
         """Queue a message for the socket of a client id, or for all sockets when it is None."""
         self._outgoing.put_nowait((event, sid))
 
+    def log(self, line: str) -> None:
+        """Write a line of the server's log, for those who subscribed to it."""
+        for sid in self.log_readers & self.by_sid.keys():
+            entry = {"t": datetime.now().isoformat(), "m": line}
+            self.send(Logs((entry,)), sid)
+
     async def publish(self) -> None:
         """Send what is queued, one message after the other, for ever."""
         while True:
             event, sid = await self._outgoing.get()
-            await self._deliver(event, sid)
+            try:
+                await self._deliver(event, sid)
+            finally:
+                self._outgoing.task_done()
             self._changed()
+
+    async def flush(self) -> None:
+        """Wait until everything that was queued is sent."""
+        await self._outgoing.join()
 
     def supports(self, sid: Any, flag: str) -> bool:
         """Tell whether the socket of a client id has set a feature flag; only JSON true counts."""
@@ -94,7 +109,7 @@ class Sockets:
         try:
             await self._deliver(Status(self._queue_remaining(), sid), sid)
             if self.executing_client == sid and self.executing_node is not None:
-                await self._deliver(Executing(self.executing_node), sid)
+                await self._deliver(Executing(self.executing_node, self.executing_node), sid)
             await self._read(socket, sid)
         finally:
             # The newer socket of the same client id goes with the older one (issue #16010, all versions up to 0.38).

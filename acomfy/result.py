@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
-import orjson
 
 from .api import Api
 from .concurrency import together
-from .errors import HTTPError, OutputMissing, ServerError, ServerUnreachable
+from .errors import HTTPError, OutputMissing, ServerUnreachable
 from .files import PartialFile, destination
+from .frames import load_json
 from .outputs import FileReference, Produced, StreamedImage, extension, in_graph_order
 from .workflow import title_of
 
@@ -45,7 +45,8 @@ class Source:
     def nodes(self) -> dict[str, dict[str, Any]]:
         """The prompt's nodes by id, in graph order; parsed when first asked for."""
         if self._nodes is None:
-            self._nodes = orjson.loads(self._graph)
+            nodes: dict[str, dict[str, Any]] = load_json(self._graph)
+            self._nodes = nodes
         return self._nodes
 
     def outputs(self, produced: list[Produced]) -> tuple[Output, ...]:
@@ -210,17 +211,16 @@ class Output:
         for number in range(_TRIES):
             try:
                 return await attempt()
-            except HTTPError as exc:
-                if exc.status == 404:
-                    raise OutputMissing(self._source.prompt_id, self.node_id, filename=self.filename) from exc
-                failure: ServerError = exc
-                if exc.status not in (500, 502, 503, 504):
+            except (HTTPError, ServerUnreachable) as exc:
+                if isinstance(exc, HTTPError):
+                    if exc.status == 404:
+                        raise OutputMissing(self._source.prompt_id, self.node_id, filename=self.filename) from exc
+                    if exc.status not in (500, 502, 503, 504):
+                        raise
+                if number == _TRIES - 1:
                     raise
-            except ServerUnreachable as exc:
-                failure = exc
-            if number < _TRIES - 1:
-                await asyncio.sleep(random.uniform(0.1, 0.3) * 3**number)
-        raise failure
+            await asyncio.sleep(random.uniform(0.1, 0.3) * 3**number)
+        raise AssertionError("the last try raises")
 
 
 def _write(path: Path, data: bytes | memoryview, overwrite: bool) -> Path:

@@ -136,7 +136,7 @@ class Submission:
     async def _post_once(self, job: Job) -> PromptReply:
         """Post until it is certain that the prompt is queued, once."""
         body = request_body(job, self._client_id, tagged=not self._keeps_ids())
-        for _ in range(_TRIES):
+        for tries_left in reversed(range(_TRIES)):
             try:
                 limit = self._capabilities().max_upload_size
                 return await self._api.post_prompt(body, titles=job.prompt.titles, limit=limit)
@@ -151,10 +151,10 @@ class Submission:
             reply = await self._find(job)
             if reply is not None:
                 return reply
-            if isinstance(failure, HTTPError) and failure.status == 500:
-                raise failure  # ComfyUI's own word: it would say it again
+            if not tries_left or (isinstance(failure, HTTPError) and failure.status == 500):
+                raise failure  # a 500 is ComfyUI's own word: it would say it again
             self._watch.reposted(job.prompt_id)
-        raise failure
+        raise AssertionError("the last try raises")
 
     async def _find(self, job: Job) -> PromptReply | None:
         """Look for a prompt whose POST was not answered; None when it is certain that it is not queued."""

@@ -1,0 +1,63 @@
+"""Every program and recipe of the README runs, against the simulated server."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import acomfy
+from acomfy import examples
+from acomfy.simulator import SimulatedServer
+
+pytestmark = pytest.mark.anyio
+
+README = Path(__file__).parent.parent / "README.md"
+SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+DEFAULT = "http://127.0.0.1:8188"
+
+
+def test_the_readme_has_its_snippets() -> None:
+    assert len(SNIPPETS) >= 6
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)))
+async def test_snippet_runs(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    workflow = examples.load("text_to_image").replace({"3.steps": 1, "5.width": 64, "5.height": 64})
+    stream = examples.load("text_to_image_stream").replace({"3.steps": 1, "5.width": 64, "5.height": 64})
+    Path("workflow_api.json").write_text(json.dumps(workflow.to_dict()))
+    Path("workflow_stream_api.json").write_text(json.dumps(stream.to_dict()))
+    async with SimulatedServer() as server:
+        real_client = acomfy.Client
+
+        def client(url: str = DEFAULT, **options: Any) -> acomfy.Client:
+            return real_client(server.url if url == DEFAULT else url, **options)
+
+        monkeypatch.setattr(acomfy, "Client", client)
+        await run(SNIPPETS[number], {"acomfy": acomfy, "workflow": workflow})
+        assert server.prompts or "SimulatedServer" in SNIPPETS[number]
+
+
+async def run(snippet: str, names: dict[str, Any]) -> None:
+    """Run a snippet: its ``asyncio.run(main())`` as an await, and awaits at its top level."""
+    source = "import asyncio\n" + snippet.replace("asyncio.run(main())", "await main()")
+    code = compile(source, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    outcome = eval(code, names)
+    if inspect.iscoroutine(outcome):
+        await outcome
+
+
+def test_the_commands_of_the_readme_are_the_ones_that_ci_runs() -> None:
+    commands = re.findall(r"```sh\n(.*?)\n```", README.read_text(), re.DOTALL)
+    assert len(commands) == 2
+    assert commands[0].endswith(
+        "acomfy run --simulate --count 8 --out out --sheet out/sheet.png --seed random text_to_image"
+    )
+    assert commands[1].endswith("pytest -q")
+    assert all(command.startswith("python3 -m venv .venv && .venv/bin/pip install -q ") for command in commands)

@@ -131,10 +131,11 @@ def _subject(prompt: str, negative: str) -> str | None:
 
 
 def _light(prompt: str, number: int) -> Light:
-    """Choose the colours: by a word such as "sunset", else by all words and the seed; then tint them by the words."""
+    """Choose the colours: by a word such as "sunset", else by all words and the seed; then tint them by both."""
     words, names = _words(prompt), list(_LIGHTS)
     chance = _random("palette", *sorted(set(words)) or [prompt])
     start, turn = chance.randrange(len(names)), chance.random() * 0.08 - 0.04
+    turn += _random("tint", number).random() * 0.06 - 0.03
     by_seed = names[(start + number * 3 + number // len(names)) % len(names)]
     colors = [_color(code) for code in _LIGHTS[_meaning(words, _LIGHT_WORDS) or by_seed].split()]
     light = Light(**{field.name: _turned(color, turn) for field, color in zip(fields(Light), colors, strict=True)})

@@ -505,8 +505,8 @@ def _curtain(canvas: Canvas, color: Color) -> None:
 
 
 def _meadow(canvas: Canvas) -> Spot:
-    """Paint rolling fields full of flowers, and one great tree."""
-    light, line = canvas.light, [(0.0, 0.0)]
+    """Paint rolling fields full of flowers, and one to three great trees."""
+    light, line, trees = canvas.light, [(0.0, 0.0)], 1 + canvas.chance.randrange(3)
     _sky(canvas, 0.62, clouds=0.9)
     grass = mix(light.near, light.accent, 0.22)
     for layer in range(4):
@@ -517,7 +517,8 @@ def _meadow(canvas: Canvas) -> Spot:
         if layer == 1:
             _firs(canvas, line, light.ground(0.55), 30, 0.045)
         if layer == 2:
-            _tree(canvas, _spot(canvas, line, canvas.between(0.2, 0.8), 0.36))
+            for x, size in sorted((canvas.between(0.1, 0.9), canvas.between(0.2, 0.46)) for _ in range(trees)):
+                _tree(canvas, _spot(canvas, line, x, size))
     for color in (light.accent, mix(light.accent, _WHITE, 0.6), mix(light.accent, light.zenith, 0.5)):
         with canvas.pen(color, top=0.7) as pen:
             for _ in range(70):
@@ -528,15 +529,17 @@ def _meadow(canvas: Canvas) -> Spot:
 
 
 def _tree(canvas: Canvas, spot: Spot) -> None:
-    """Draw a broad crown in three tones, each higher and smaller than the one behind, on a forked trunk."""
+    """Draw a crown in three tones, each higher and smaller than the one behind, on a forked trunk."""
+    light, wide, tall = canvas.light, canvas.between(0.26, 0.42), canvas.between(0.16, 0.3)
+    leaf = mix(light.accent, light.far, canvas.between(0.0, 0.8))
     with canvas.pen(spot.color) as pen:
         pen.figure(spot.at, spot.size, _points("-7 -2 -3 30 -16 55 -10 57 0 38 14 60 18 56 4 30 8 -2"))
     crown = [(canvas.between(-1, 1), canvas.between(-1, 1), canvas.between(0.1, 0.2)) for _ in range(26)]
     for tone, lift, shrink in ((0.12, 0.0, 1.0), (0.3, 0.035, 0.78), (0.52, 0.07, 0.46)):
-        with canvas.pen(mix(spot.color, canvas.light.accent, tone)) as pen:
+        with canvas.pen(mix(spot.color, leaf, tone)) as pen:
             for across, up, radius in crown:
-                x, y = across * 0.36 * (1 - abs(up) * 0.4), 0.68 + lift + up * 0.2
-                pen.figure(spot.at, spot.size, _ring(x, y, radius * shrink, 20))
+                x, y = across * wide * (1 - abs(up) * 0.4), 0.68 + lift + up * tall
+                pen.disc(canvas.beside(spot.at, x * spot.size, -y * spot.size), radius * shrink * spot.size)
 
 
 def _city(canvas: Canvas) -> Spot:

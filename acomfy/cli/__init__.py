@@ -1,0 +1,22 @@
+"""The command line (``pip install "acomfy[cli]"``): ``acomfy run`` and ``acomfy serve``.
+
+``arguments`` reads what was typed, ``running`` sends the prompts and saves what they give, ``reports`` tells about it
+(lines, JSON), ``bars`` draws bars in a terminal, ``app`` puts them together.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line and leave by SystemExit with its exit code; ``args`` None takes those of the process."""
+    try:
+        from .app import app
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").partition(".")[0] not in ("typer", "rich"):
+            raise
+        print('acomfy: the command line needs typer and rich: pip install "acomfy[cli]"', file=sys.stderr)
+        raise SystemExit(2) from None
+    app(args if args is None else list(args), prog_name="acomfy")

@@ -243,7 +243,6 @@ class Api:
                 heartbeat=heartbeat,
                 max_msg_size=max_message_size,
                 decode_text=False,
-                timeout=aiohttp.ClientWSTimeout(ws_close=2.0),  # pyright: ignore[reportCallIssue]  # an attrs class
             )
         except aiohttp.WSServerHandshakeError as exc:
             raise _status_error(exc.status, "GET", str(shown(url)), "", None, "the WebSocket was refused") from None

@@ -121,7 +121,6 @@ class Client:
         self._heartbeat_interval = heartbeat_interval
         self._max_message_size = max_message_size
         self._capabilities: Capabilities | None = None
-        self._capabilities_read = asyncio.Event()
         self._queue_view: tuple[tuple[int, int], asyncio.Task[look.QueueSnapshot]] | None = None
         self._router = Router()
         self.api = Api(
@@ -213,6 +212,7 @@ class Client:
                 await self._posts_answered()
         except TimeoutError:
             logger.warning("closed before the server confirmed that all prompts of this client are off it")
+            self._connection.close_timeout = 0.1  # it does not answer; nor will it answer the closing of the socket
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -455,6 +455,14 @@ class Client:
         """The jobs whose outcome is not known yet."""
         return tuple(self._live)
 
+    @property
+    def unattributed(self) -> int:
+        """How many pictures in binary frames were dropped because they belonged to no live prompt of ours.
+
+        Prompts that others submit without a client_id are broadcast to everybody, their pictures included.
+        """
+        return self._router.unattributed
+
     def events(self) -> EventStream:
         """Listen, from now on, to what belongs to no prompt of ours: ``status``, ``logs``, messages of custom nodes.
 
@@ -551,7 +559,6 @@ class Client:
         """Read what the server can do; after every connect, as another version may have been started."""
         stats, features = await self._or_none(self.api.get_system_stats()), await self._or_none(self.api.get_features())
         self._capabilities = read_capabilities(stats, features)
-        self._capabilities_read.set()
 
     async def _or_none(self, request: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any] | None:
         try:
@@ -561,9 +568,8 @@ class Client:
             return None
 
     async def _known_capabilities(self) -> Capabilities:
-        if self._capabilities is None and not self._connection.live:
+        if self._capabilities is None or self._capabilities.version is None:
             await self._read_capabilities()
-        await self._capabilities_read.wait()
         return self._capabilities or UNKNOWN
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str = "acomfy") -> asyncio.Task[None]:

@@ -111,6 +111,8 @@ class Connection:
         self._failures = 0
         self._changed = asyncio.Event()
         self._hurry = asyncio.Event()
+        self.close_timeout = 2.0
+        """Seconds that the server is given to answer the closing of a socket."""
         self.live = False
         """True while frames for our client id arrive: the first ``status`` came, and the socket did not end since."""
         self.refusal: HTTPError | None = None
@@ -160,7 +162,9 @@ class Connection:
         finally:
             pumping.cancel()
             self._end()
-            await socket.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.close_timeout):
+                    await socket.close()
         if not pumping.cancelled() and (exc := pumping.exception()) is not None:
             logger.error("reading the WebSocket failed", exc_info=exc)
         return clock() - opened >= _STEADY

@@ -85,7 +85,8 @@ class Submission:
 
     async def _wait_for_socket(self, job: Job) -> None:
         if not self._connection.live:
-            self._connection.hurry()
+            if self._connection.refusal is None:
+                self._connection.hurry()
             try:
                 async with asyncio.timeout(self._connect_timeout):
                     await self._connection.wait_live()

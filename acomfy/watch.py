@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
+from typing import TypeVar
 
 from . import look
 from .api import Api
@@ -30,6 +31,8 @@ from .live import LiveJobs
 from .verdict import JobState
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _AT_ONCE = 8
 _SOCKETLESS = 1.0
@@ -46,7 +49,8 @@ class Watch:
     Args:
         silence: Seconds without a word about our prompts after which the server is asked; asked on at growing
             intervals, up to three times that.
-        unreachable_timeout: Seconds without any answer by HTTP after which the jobs are given up.
+        unreachable_timeout: Seconds without any answer by HTTP after which the jobs are given up; also how long the
+            answer to a small question is awaited.
     """
 
     def __init__(
@@ -168,13 +172,22 @@ class Watch:
         self._period = self._silence / 2
 
     async def _look(self) -> None:
-        async with asyncio.timeout(max(self._unreachable_timeout, 1.0)):
-            await self._read_unclear()
-            await self._probe_status()
-            if self._clock() >= self._due:
-                await self._round()
-                self._failing_since = None
-                self._due = self._clock() + self._next_period()
+        await self._read_unclear()
+        await self._probe_status()
+        if self._clock() >= self._due:
+            await self._round()
+            self._due = self._clock() + self._next_period()
+
+    async def _answer(self, request: Awaitable[T]) -> T:
+        """Await the answer to a small question, and note that the server answers.
+
+        Raises:
+            ServerError, TimeoutError: It does not.
+        """
+        async with asyncio.timeout(self._unreachable_timeout):
+            answer = await request
+        self._failing_since = None
+        return answer
 
     def _next_period(self) -> float:
         stalls = [job.options.stall_timeout for job in self._moved if job.options.stall_timeout is not None]
@@ -218,7 +231,7 @@ class Watch:
         return missing
 
     async def _has_history(self, job: Job) -> bool:
-        entry = await self._api.get_history(job.prompt_id)
+        entry = await self._answer(self._api.get_history(job.prompt_id))
         if entry is None:
             return False
         if job in self._live and not self._images_may_come(job, entry):
@@ -268,7 +281,7 @@ class Watch:
         return heard
 
     async def _ask_remaining(self) -> None:
-        remaining = await self._api.get_prompt()
+        remaining = await self._answer(self._api.get_prompt())
         if self._remaining is not None and remaining < self._remaining:
             now = self._clock()
             self._moved.update({job: now for job in self._moved if job.state is JobState.PENDING})
@@ -366,7 +379,7 @@ class Watch:
             return
         statuses, generation, _ = self._status_probe
         self._status_probe = None
-        await self._api.get_prompt()
+        await self._answer(self._api.get_prompt())
         router = self._live.router
         if self._connection.live and (router.statuses, router.generation) == (statuses, generation):
             self._due = 0.0

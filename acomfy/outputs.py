@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-OCTETS = "application/octet-stream"
+from .frames import OCTETS
 
 _MEDIA_TYPES = {
     "png": "image/png",
@@ -109,11 +109,10 @@ def produced_by(node_id: str, ui: Mapping[str, Any]) -> Iterator[FileReference |
     animated = _animated(ui)
     for key, value in ui.items():
         for item in _leaves(value):
-            if isinstance(item, str):
-                if key == "text":
-                    yield TextValue(node_id, key, item)
-            else:
+            if not isinstance(item, str):
                 yield _file_reference(node_id, key, item, animated)
+            elif key == "text":
+                yield TextValue(node_id, key, item)
 
 
 def _animated(ui: Mapping[str, Any]) -> bool:
@@ -122,12 +121,19 @@ def _animated(ui: Mapping[str, Any]) -> bool:
 
 
 def _leaves(value: Any) -> Iterator[str | Mapping[str, Any]]:
-    """Yield the strings and the file entries of a value, however deep they stand in lists."""
-    if isinstance(value, str) or (isinstance(value, Mapping) and isinstance(value.get("filename"), str)):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _leaves(item)
+    """Yield the strings and the file entries of a value in order, however deep they stand in lists."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, list | tuple):
+            waiting.extend(reversed(item))
+        elif isinstance(item, str) or (isinstance(item, Mapping) and _is_file(item)):
+            yield item
+
+
+def _is_file(entry: Mapping[str, Any]) -> bool:
+    filename = entry.get("filename")
+    return isinstance(filename, str) and filename != ""
 
 
 def _file_reference(node_id: str, key: str, entry: Mapping[str, Any], animated: bool) -> FileReference:
@@ -176,17 +182,28 @@ def from_history(entry: Mapping[str, Any]) -> dict[str, tuple[str, Mapping[str, 
     found = {}
     for node_id, ui in outputs.items() if isinstance(outputs, Mapping) else ():
         if isinstance(ui, Mapping):
-            about = meta.get(node_id)
-            display = about.get("display_node") if isinstance(about, Mapping) else None
-            found[node_id] = (display if isinstance(display, str) else node_id, ui)
+            found[node_id] = (_display_node(node_id, meta.get(node_id)), ui)
     return found
+
+
+def _display_node(node_id: str, about: Any) -> str:
+    """Read off its ``meta`` which node of the prompt a node stands for."""
+    display_node = about.get("display_node") if isinstance(about, Mapping) else None
+    if not isinstance(display_node, str):
+        return node_id
+    if about.get("node_id") == node_id:
+        return display_node
+    # Of a cached node it is that of the prompt that ran it, where it may have had another id (execution.py, 0.3.64).
+    # An expanded node's id begins with that of the node that it stands for (graph_utils.py GraphBuilder).
+    return node_id.partition(".")[0]
 
 
 # --- Names of files to write ---------------------------------------------------------------------------------------
 
-_UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])( *\.|$)", re.IGNORECASE)
-_LONGEST_NAME = 200
+# Control characters, what Windows forbids, and lone surrogates, which no file system takes as UTF-8.
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\ud800-\udfff]')
+_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])( *\.|$)", re.IGNORECASE)
+_LONGEST_NAME, _LONGEST_SUFFIX = 200, 40
 
 
 def safe_filename(name: str) -> str:
@@ -198,10 +215,10 @@ def safe_filename(name: str) -> str:
     name = _UNSAFE.sub("_", re.split(r"[/\\]", name)[-1]).rstrip(". ")
     if not name or name.startswith(".") or _RESERVED.match(name):
         name = "_" + name
-    encoded = name.encode("utf-8", "replace")
-    if len(encoded) > _LONGEST_NAME:
-        stem, dot, suffix = name.rpartition(".")
-        tail = (dot + suffix).encode("utf-8", "replace")[-40:] if dot else b""
-        head = (stem if dot else name).encode("utf-8", "replace")[: _LONGEST_NAME - len(tail)]
-        encoded = head + tail
-    return encoded.decode("utf-8", "ignore")
+    encoded = name.encode()
+    if len(encoded) <= _LONGEST_NAME:
+        return name
+    suffix = name[name.rindex(".") :].encode() if "." in name else b""
+    if len(suffix) > _LONGEST_SUFFIX:
+        suffix = b""
+    return (encoded[: _LONGEST_NAME - len(suffix)] + suffix).decode("utf-8", "ignore").rstrip(". ")

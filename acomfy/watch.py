@@ -25,9 +25,11 @@ from . import look
 from .api import Api
 from .concurrency import together
 from .connection import Connection
+from .deafness import Deafness, Heard
 from .errors import JobLost, JobStalled, ServerError
 from .job import Job
 from .live import LiveJobs
+from .stalls import Stalls
 from .verdict import JobState
 
 logger = logging.getLogger(__name__)
@@ -39,7 +41,6 @@ _SOCKETLESS = 1.0
 _STATUS_DUE = 2.0
 _HISTORY_DUE = 3.0
 _QUEUE_SHARE = 30.0
-_REOPEN_FIRST, _REOPEN_LONGEST = 2.0, 60.0
 _SURPLUS_TIME = 30.0
 
 
@@ -72,12 +73,9 @@ class Watch:
         self._remaining: int | None = None
         self._failing_since: float | None = None
         self._failed_at = float("-inf")
-        self._status_probe: tuple[int, int, float] | None = None
-        self._contradicted: tuple[int, int] | None = None
-        self._reopen_allowed = 0.0
-        self._reopen_delay = _REOPEN_FIRST
+        self._deafness = Deafness()
         self._surplus: dict[str, float] = {}
-        self._moved: dict[Job, float] = {}
+        self._stalls: Stalls[Job] = Stalls()
         self._untold = 0
 
     @staticmethod
@@ -100,9 +98,9 @@ class Watch:
         job.posted_at = self._clock()
         job.generation = self._live.router.generation
         if job.options.stall_timeout is not None:
-            self._moved[job] = job.posted_at
+            self._stalls.watch(job, job.options.stall_timeout, job.posted_at)
         if statuses == self._live.router.statuses:
-            self._expect_status(_STATUS_DUE)
+            self._expect_status(self._heard(), _STATUS_DUE)
         if self._idle:
             self._idle = False
             self._due = job.posted_at + self._next_period()
@@ -160,20 +158,20 @@ class Watch:
         if self._unclear:
             first = min(self._unclear.values())
             times.append(now + min(max((now - first) / 2, 0.01), 0.5) if now > first else now)
-        if self._status_probe is not None:
-            times.append(self._status_probe[2])
+        if self._deafness.due is not None:
+            times.append(self._deafness.due)
         return max(0.0, min(times) - now)
 
     def _forget(self) -> None:
         self._unclear.clear()
-        self._moved.clear()
         self._absences.keep(())
-        self._failing_since = self._status_probe = self._contradicted = self._remaining = None
+        self._deafness.forget()
+        self._failing_since = self._remaining = None
         self._period = self._silence / 2
 
     async def _look(self) -> None:
         await self._read_unclear()
-        await self._probe_status()
+        await self._check_hearing()
         if self._clock() >= self._due:
             await self._round()
             self._due = self._clock() + self._next_period()
@@ -190,8 +188,8 @@ class Watch:
         return answer
 
     def _next_period(self) -> float:
-        stalls = [job.options.stall_timeout for job in self._moved if job.options.stall_timeout is not None]
-        period = min(self._period, *(stall / 2 for stall in stalls)) if stalls else self._period
+        limit = self._stalls.shortest_limit
+        period = self._period if limit is None else min(self._period, limit / 2)
         if not self._connection.live:
             period = min(period, _SOCKETLESS)
         if len(self._absences):
@@ -204,6 +202,7 @@ class Watch:
             self._failing_since = now
             logger.info("the server does not answer: %s", exc or type(exc).__name__)
         self._due = now + min(_SOCKETLESS, self._silence)
+        self._deafness.forget()
         if now - self._failing_since >= self._unreachable_timeout:
             for job in self._posted():
                 self._live.fail(job, JobLost(job.prompt_id, "unreachable"))
@@ -254,7 +253,7 @@ class Watch:
         posted = self._posted()
         if not posted and not self._surplus:
             return
-        statuses, self._untold = self._live.router.statuses, 0
+        before, self._untold = self._heard(), 0
         heard = self._take_heard(posted)
         quiet = not heard or not self._connection.live
         if quiet:
@@ -264,27 +263,29 @@ class Watch:
         if self._wants_queue(posted, quiet, heard):
             await self._read_queue()
         self._set_pace(quiet)
-        if quiet and (self._untold or self._queue_number_contradicts()) and statuses == self._live.router.statuses:
-            self._expect_status(_STATUS_DUE / 4)
+        if quiet and self._socket_told_less() and before == self._heard():
+            self._expect_status(before, _STATUS_DUE / 4)
 
     def _posted(self) -> list[Job]:
         return [job for job in self._live if job.posted_at is not None]
 
     def _take_heard(self, posted: list[Job]) -> set[Job]:
         heard = {job for job in posted if job.prompt.touched}
-        now = self._clock()
         for job in heard:
             job.prompt.touched = False
-        for job in self._moved:
-            if job in heard or (heard and job.state is JobState.PENDING):
-                self._moved[job] = now
+        self._stalls.moved(heard, self._clock())
+        if heard:
+            self._queue_moved()
         return heard
+
+    def _queue_moved(self) -> None:
+        """Note that the server gets on with its queue, which is all that a waiting prompt can ask."""
+        self._stalls.moved((job for job in self._stalls if job.state is JobState.PENDING), self._clock())
 
     async def _ask_remaining(self) -> None:
         remaining = await self._answer(self._api.get_prompt())
         if self._remaining is not None and remaining < self._remaining:
-            now = self._clock()
-            self._moved.update({job: now for job in self._moved if job.state is JobState.PENDING})
+            self._queue_moved()
         self._remaining = remaining
         if not self._connection.live and self._connection.refusal is None:
             self._connection.hurry()
@@ -354,52 +355,34 @@ class Watch:
         else:
             self._period = min(self._period * 1.5, self._silence * 3)
         if not quiet:
-            self._reopen_delay = _REOPEN_FIRST
+            self._deafness.clear()
 
-    def _queue_number_contradicts(self) -> bool:
-        """Tell whether the socket's newest queue number is wrong, and was the same and wrong at the last look."""
-        router = self._live.router
-        told, remaining = router.queue_remaining, self._remaining
-        if told is None or remaining is None or told == remaining:
-            self._contradicted = None
-            return False
-        before, self._contradicted = self._contradicted, (router.statuses, router.generation)
-        return before == self._contradicted
+    def _heard(self) -> Heard:
+        return Heard(self._live.router.statuses, self._live.router.generation)
 
-    def _expect_status(self, within: float) -> None:
-        """Note that the server has sent a ``status`` to all sockets, or is about to."""
-        if self._status_probe is None and self._connection.live:
-            router = self._live.router
-            self._status_probe = router.statuses, router.generation, self._clock() + within
+    def _expect_status(self, heard: Heard, within: float) -> None:
+        if self._connection.live and self._deafness.due is None:
+            self._deafness.expect(heard, self._clock() + within)
             self._wakeup.set()
 
-    async def _probe_status(self) -> None:
-        """See whether the expected ``status`` came. If HTTP answers and it did not, the socket is deaf."""
-        if self._status_probe is None or self._clock() < self._status_probe[2]:
-            return
-        statuses, generation, _ = self._status_probe
-        self._status_probe = None
-        await self._answer(self._api.get_prompt())
-        router = self._live.router
-        if self._connection.live and (router.statuses, router.generation) == (statuses, generation):
-            self._due = 0.0
-            self._maybe_reopen("it does not tell what HTTP tells")
+    def _socket_told_less(self) -> bool:
+        """Tell whether a round found by HTTP what the socket should have told."""
+        contradicted = self._deafness.contradicts(self._live.router.queue_remaining, self._remaining, self._heard())
+        return self._untold > 0 or contradicted
 
-    def _maybe_reopen(self, reason: str) -> None:
-        """Reopen the socket, more and more rarely: it does not help when another client stalls the server's sending."""
-        now = self._clock()
-        if now >= self._reopen_allowed:
-            self._reopen_allowed = now + self._reopen_delay
-            self._reopen_delay = min(self._reopen_delay * 2, _REOPEN_LONGEST)
-            self._connection.reopen(reason)
+    async def _check_hearing(self) -> None:
+        """Reopen the socket if an expected ``status`` did not come although the server answers."""
+        if not self._deafness.overdue(self._heard(), self._clock()):
+            return
+        await self._answer(self._api.get_prompt())
+        if self._deafness.missed(self._heard()) and self._connection.live:
+            self._due = 0.0
+            if self._deafness.may_reopen(self._clock()):
+                self._connection.reopen("it does not tell what HTTP tells")
 
     def _give_up_stalled(self) -> None:
-        now = self._clock()
-        for job, moved in list(self._moved.items()):
-            limit = job.options.stall_timeout
-            if job not in self._live or limit is None:
-                del self._moved[job]
-            elif not job.prompt.touched and now - moved >= limit:
+        for job, limit in self._stalls.stalled(self._live, self._clock()):
+            if not job.prompt.touched:
                 self._live.fail(job, JobStalled(job.prompt_id, limit))
 
 

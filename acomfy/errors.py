@@ -219,26 +219,28 @@ class PromptRejected(AcomfyError):
 
 
 def _problems(node_errors: Mapping[str, Any], titles: Mapping[str, str]) -> Iterator[NodeProblem]:
-    """Yield what PROTOCOL calls ``errors`` of every node; whatever has another shape is passed over."""
+    """Yield the ``errors`` of every node; whatever has another shape than ComfyUI's is passed over."""
     for node_id, entry in node_errors.items():
-        if not isinstance(entry, Mapping):
-            continue
-        for error in entry.get("errors") or ():
-            if not isinstance(error, Mapping):
-                continue
-            extra = error.get("extra_info")
-            extra = extra if isinstance(extra, Mapping) else {}
-            yield NodeProblem(
-                node_id=str(node_id),
-                class_type=_text_or_none(entry.get("class_type")),
-                title=titles.get(str(node_id)),
-                type=str(error.get("type") or ""),
-                message=str(error.get("message") or ""),
-                details=str(error.get("details") or ""),
-                input_name=_text_or_none(extra.get("input_name")),
-                received=extra.get("received_value"),
-                allowed=_allowed(extra.get("input_config")),
-            )
+        found = entry.get("errors") if isinstance(entry, Mapping) else None
+        for error in found if isinstance(found, list) else ():
+            if isinstance(error, Mapping):
+                yield _problem(node_id, _text_or_none(entry.get("class_type")), titles.get(node_id), error)
+
+
+def _problem(node_id: str, class_type: str | None, title: str | None, error: Mapping[str, Any]) -> NodeProblem:
+    extra = error.get("extra_info")
+    extra = extra if isinstance(extra, Mapping) else {}
+    return NodeProblem(
+        node_id=node_id,
+        class_type=class_type,
+        title=title,
+        type=_text_or_none(error.get("type")) or "",
+        message=_text_or_none(error.get("message")) or "",
+        details=_text_or_none(error.get("details")) or "",
+        input_name=_text_or_none(extra.get("input_name")),
+        received=extra.get("received_value"),
+        allowed=_allowed(extra.get("input_config")),
+    )
 
 
 def _allowed(input_config: Any) -> Any:

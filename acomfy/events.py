@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,28 +103,23 @@ class ProgressState:
         nodes: `NodeProgress` by node id. Reading it raises `ProtocolError` if the message is malformed.
     """
 
-    __slots__ = ("_nodes", "_parse", "prompt_id")
+    __slots__ = ("_nodes", "prompt_id")
     __match_args__ = ("prompt_id", "nodes")
 
     prompt_id: str
-    _nodes: Mapping[str, NodeProgress] | None
-    _parse: Callable[[], Mapping[str, NodeProgress]] | None
+    _nodes: Mapping[str, NodeProgress] | Callable[[], Mapping[str, NodeProgress]]
 
     def __init__(
         self, prompt_id: str, nodes: Mapping[str, NodeProgress] | Callable[[], Mapping[str, NodeProgress]]
     ) -> None:
         object.__setattr__(self, "prompt_id", prompt_id)
-        object.__setattr__(self, "_nodes", None if callable(nodes) else nodes)
-        object.__setattr__(self, "_parse", nodes if callable(nodes) else None)
+        object.__setattr__(self, "_nodes", nodes)
 
     @property
     def nodes(self) -> Mapping[str, NodeProgress]:
-        if self._nodes is None:
-            if self._parse is None:
-                raise AssertionError("it has its nodes, or the way to get them")
-            object.__setattr__(self, "_nodes", self._parse())
-            object.__setattr__(self, "_parse", None)
-        return self._nodes or {}
+        if not isinstance(self._nodes, Mapping):
+            object.__setattr__(self, "_nodes", self._nodes())
+        return cast(Mapping[str, NodeProgress], self._nodes)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"cannot assign to field {name!r}: a ProgressState is frozen")

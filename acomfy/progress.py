@@ -85,5 +85,6 @@ def _parts_by_order(ran: list[str], step: events.Progress | None) -> dict[str, f
 
 
 def _part(value: float, maximum: float) -> float:
-    # Also for a ``max`` of 0, NaN or less than ``value``: servers send all of them.
-    return min(max(value / maximum, 0.0), 1.0) if maximum > 0 and value == value else 0.0
+    # Servers send a ``max`` of 0, NaN, infinity, and a ``value`` beyond it. What compares with NaN is false.
+    part = value / maximum if maximum > 0 else 0.0
+    return min(part, 1.0) if part > 0 else 0.0

@@ -98,12 +98,12 @@ def _from_message(prompt_id: str, message: Any, titles: Mapping[str, str]) -> Ve
     if kind != "execution_error":
         return None
     try:
-        event = to_event(kind, {"prompt_id": prompt_id, **data})
-    except ProtocolError:
-        event = events.ExecutionError(prompt_id, None, None, "", str(data))
-    if not isinstance(event, events.ExecutionError) or event.blocked:
-        return None
-    return failed(event, titles.get(event.node_id or ""))
+        event = to_event(kind, {**data, "prompt_id": prompt_id})
+    except ProtocolError as exc:
+        event = events.ExecutionError(prompt_id, None, None, "", str(exc))
+    if not isinstance(event, events.ExecutionError):
+        raise AssertionError("the decoder of 'execution_error' makes ExecutionError")
+    return None if event.blocked else failed(event, titles.get(event.node_id or ""))
 
 
 def _split(message: Any) -> tuple[str, dict[str, Any]]:

@@ -63,6 +63,8 @@ class Client:
         self.session = aiohttp.ClientSession()
         self.frames: list[str | bytes] = []
         self._reader: asyncio.Task[None] | None = None
+        self._pings = 0
+        self._pong = b""
 
     async def __aenter__(self) -> Self:
         return self
@@ -78,7 +80,7 @@ class Client:
     async def connect(self, *, reading: bool = True, flags: dict[str, Any] | None = None) -> None:
         """Open the socket and wait for the greeting; with ``reading`` False, leave it unread."""
         url = f"{self.url}/ws?clientId={self.client_id}"
-        self.socket = await self.session.ws_connect(url, max_msg_size=0)
+        self.socket = await self.session.ws_connect(url, max_msg_size=0, autoping=False)
         if flags is not None:
             await self.socket.send_str(json.dumps({"type": "feature_flags", "data": flags}))
         if reading:
@@ -92,9 +94,19 @@ class Client:
 
     async def _read(self) -> None:
         async for message in self.socket:
-            self.frames.append(message.data)
+            if message.type is aiohttp.WSMsgType.PONG:
+                self._pong = bytes(message.data)
+            else:
+                self.frames.append(message.data)
             self.server.notify()
         self.server.notify()
+
+    async def ping(self) -> None:
+        """Wait until everything that was sent before now is in ``frames``: the pong comes after it."""
+        self._pings += 1
+        wanted = str(self._pings).encode()
+        await self.socket.ping(wanted)
+        await self.server.wait_for(lambda: self._pong == wanted)
 
     async def closed(self) -> int | None:
         """Wait until the socket has ended; return its close code."""
@@ -164,5 +176,5 @@ class Client:
     async def view(self, image: dict[str, str]) -> bytes:
         """GET the bytes of an output."""
         async with self.session.get(f"{self.url}/view", params=image) as response:
-            assert response.status == 200
+            assert response.status == 200, response.status
             return await response.read()

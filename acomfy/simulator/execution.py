@@ -111,6 +111,7 @@ class Run:
         self._executed: dict[str, None] = {}
         self._reached: dict[str, None] = {}
         self._expansions: dict[str, list[Any]] = {}
+        self._told: dict[str, tuple[float, float]] = {}
         self._tasks: dict[str, asyncio.Task[Any]] = {}
 
     # --- The way through -------------------------------------------------------------------------------------------
@@ -138,6 +139,7 @@ class Run:
 
     async def _all_nodes(self) -> None:
         while self._order:
+            await self.services.thawed()
             node_id = await self._order.next()
             finished = await self._node(node_id)
             self.executor.success = True
@@ -295,6 +297,8 @@ class Run:
         """Sum the run up, as the history will tell it."""
         found = Outcome(self.executor.success, self._messages)
         # Until 0.3.67 the history had what any node of the prompt showed, also one that this run did not ask for.
+        if self.services.can.history_needs_client_for_cached and self.client_id is None:
+            self._reached = self._executed  # the noting sat inside the check for a client (#14939)
         told = self._reached if self.services.can.history_of_reached_nodes else self.graph.node_ids()
         for node_id in told:
             if (shown := self._cache.shown(self._signatures[node_id])) is not None:
@@ -305,6 +309,8 @@ class Run:
     def tell_progress(self, node_id: str, value: float, maximum: float, image: bytes | None, mime: str) -> None:
         """Report a step: ``progress_state``, then ``progress`` and the image, in the order that its form asks for."""
         self.services.check_interrupted()
+        if image is None and self._throttled(node_id, value, maximum):
+            return
         sockets = self.services.sockets
         self._set_progress(node_id, value, maximum, "running")
         progress = events.Progress(value, maximum, self.prompt_id, node_id)
@@ -323,11 +329,21 @@ class Run:
                 real_node_id=self.graph.display(node_id),
                 has_metadata=True,
             )
-            sockets.send(described, self.client_id)
+            sockets.send(described, None if self.services.can.progress_state_to_all else self.client_id)
             sockets.send(progress, self.client_id)
         else:
             sockets.send(progress, self.client_id)
             sockets.send(preview, self.client_id)
+
+    def _throttled(self, node_id: str, value: float, maximum: float) -> bool:
+        """Tell whether a step comes too soon after the last one that was told (#11504, for core nodes)."""
+        if not self.services.can.throttled_progress or value >= maximum:
+            return False
+        now, last = time.monotonic(), self._told.get(node_id)
+        if last is not None and now - last[0] < 0.1 and value - last[1] < 0.005 * maximum:
+            return True
+        self._told[node_id] = (now, value)
+        return False
 
     def _say(self, event: events.Event) -> None:
         """Send a lifecycle message and note it for the history."""
@@ -449,6 +465,7 @@ class Context(NodeContext):
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+        await self._run.services.thawed()
 
     async def in_thread(self, function: Callable[..., Any], *args: Any, pixels: int) -> Any:
         return await self._run.services.in_thread(function, *args, pixels=pixels)

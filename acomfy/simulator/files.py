@@ -23,6 +23,9 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 FOLDER_TYPES = ("input", "output", "temp")
 
+FILE = web.ResponseKey("file", Path)
+"""The file that a response sends."""
+
 # Shown by a browser as a page or a script; ComfyUI 0.3.64 serves them as plain bytes.
 _DEFUSED = frozenset(
     {
@@ -174,7 +177,9 @@ async def view(folders: Folders, request: web.Request) -> web.StreamResponse:
     mime = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     if mime in _DEFUSED:
         mime = "application/octet-stream"
-    return web.FileResponse(path, headers={**disposition, hdrs.CONTENT_TYPE: mime})
+    response = web.FileResponse(path, headers={**disposition, hdrs.CONTENT_TYPE: mime})
+    response[FILE] = path
+    return response
 
 
 def _preview(path: Path, wish: str, channel: str) -> tuple[bytes, str]:

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-State: TypeAlias = Literal["pending", "in_progress", "completed", "failed", "cancelled", "deleted"]
+State: TypeAlias = Literal["pending", "in_progress", "completed", "failed", "cancelled", "deleted", "lost"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Entry:
     Attributes:
         accepted: How often it was queued.
         executions: How often it was started.
-        state: Its last state; ``cancelled`` means interrupted while it ran.
+        state: Its last state; ``cancelled`` means interrupted while it ran, ``lost`` that the server ended first.
         images: What its nodes produced, in order, over all executions.
     """
 

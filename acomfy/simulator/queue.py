@@ -99,6 +99,12 @@ class PromptQueue:
                     break
         return found
 
+    def reset(self) -> None:
+        """Forget everything, as a process does that ends; nobody is told."""
+        self.pending.clear()
+        self.running.clear()
+        self.history.clear()
+
     def forget(self, prompt_id: str) -> None:
         """Take a finished prompt from the history."""
         self.history.pop(prompt_id, None)

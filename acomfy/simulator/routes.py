@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from . import files
+from .jobs import JobRoutes, is_canonical_uuid
+from .queue import Item
 from .validation import error, validate
 
 if TYPE_CHECKING:
@@ -40,13 +43,15 @@ class Routes:
         """Build the web application."""
         server = self._server
         app = web.Application(
-            client_max_size=server.max_upload_size, middlewares=[self._count, self._trouble, self._guard]
+            client_max_size=server.max_upload_size,
+            middlewares=[self._count, server.faults.middleware, self._trouble, self._guard],
         )
         app.router.add_get("/ws", server.sockets.handle)
         app.router.add_get("/api/ws", server.sockets.handle)
         for method, path, handler in self._table():
             app.router.add_route(method, path, handler)
             app.router.add_route(method, f"/api{path}", handler)
+        JobRoutes(server).add_to(app)
         app.router.add_patch("/internal/logs/subscribe", self._subscribe_logs)
         app.router.add_get("/", self._front_page)
         app.router.add_get("/{path:.*}", self._not_found)
@@ -87,10 +92,11 @@ class Routes:
 
     @web.middleware
     async def _count(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        response = await handler(request)
         resource = request.match_info.route.resource
-        path = request.path if resource is None else resource.canonical
-        self._server.count(request.method, path.removeprefix("/api"), response)
+        path = (request.path if resource is None else resource.canonical).removeprefix("/api")
+        self._server.count(request.method, path)
+        response = await handler(request)
+        self._server.count_bytes(request.method, path, response)
         return response
 
     @web.middleware
@@ -134,18 +140,28 @@ class Routes:
             refusal = error("no_prompt", "No prompt provided", "No prompt provided")
             return web.json_response({"error": refusal, "node_errors": {}}, status=400)
         prompt = body["prompt"]
-        prompt_id = str(uuid.uuid4())
-        if server.can.chosen_prompt_id and "prompt_id" in body:
-            prompt_id = str(body["prompt_id"])
+        prompt_id = self._prompt_id(body)
+        if server.can.prompt_id_is_uuid and not is_canonical_uuid(prompt_id):
+            refusal = error("invalid_prompt_id", "Invalid prompt_id", f"{prompt_id!r} is not a canonical UUID")
+            return web.json_response({"error": refusal, "node_errors": {}}, status=400)
         targets = body.get("partial_execution_targets") if server.can.partial_targets else None
-        checked = validate(prompt, server.classes, targets, missing_node_type=server.can.missing_node_type)
+        checked = validate(prompt, server.classes, targets, can=server.can)
         extra_data = body.get("extra_data", {})
         if "client_id" in body:
             extra_data["client_id"] = body["client_id"]
         if checked.error is not None:
             return web.json_response({"error": checked.error, "node_errors": checked.node_errors}, status=400)
+        if server.can.create_time:
+            extra_data["create_time"] = int(time.time() * 1000)
         server.accept(body, (number, prompt_id, prompt, extra_data, checked.outputs))
         return web.json_response({"prompt_id": prompt_id, "number": number, "node_errors": checked.node_errors})
+
+    def _prompt_id(self, body: Any) -> str:
+        if not self._server.can.chosen_prompt_id or "prompt_id" not in body:
+            return str(uuid.uuid4())
+        if self._server.can.prompt_id_is_uuid and body["prompt_id"] is None:
+            return str(uuid.uuid4())
+        return str(body["prompt_id"])
 
     def _number(self, body: Any) -> float:
         if "number" in body:
@@ -161,9 +177,14 @@ class Routes:
 
     async def _get_queue(self, request: web.Request) -> web.Response:
         queue = self._server.queue
-        return web.json_response(
-            {"queue_running": list(map(list, queue.running.values())), "queue_pending": list(map(list, queue.pending))}
-        )
+        running, pending = list(map(self._shown, queue.running.values())), list(map(self._shown, queue.pending))
+        return web.json_response({"queue_running": running, "queue_pending": pending})
+
+    def _shown(self, item: Item) -> list[Any]:
+        number, prompt_id, prompt, extra_data, outputs = item
+        if self._server.can.tokens_hidden_in_queue:
+            extra_data = without_tokens(extra_data)
+        return [number, prompt_id, prompt, extra_data, outputs]
 
     async def _post_queue(self, request: web.Request) -> web.Response:
         body = await request.json()

@@ -17,6 +17,7 @@ from aiohttp import web
 from .. import events
 from .cache import Cache, CacheMode
 from .execution import Executor, Outcome
+from .faults import Faults
 from .files import Folders
 from .image_nodes import image_nodes
 from .ledger import Ledger, State
@@ -69,6 +70,7 @@ class SimulatedServer:
         uploads: What became of every upload: name, subfolder, type, size and sha256.
         requests: How often each route was asked for, by method and path (``("GET", "/history/{prompt_id}")``).
         response_bytes: The size of the answers, by the same keys; files and sockets are not counted.
+        faults: What can go wrong, to switch on.
         ledger: What was executed and produced, by prompt_id.
         classes: The node classes, by class_type.
         models: Model files by folder; CheckpointLoaderSimple and LoraLoader offer ``checkpoints`` and ``loras``.
@@ -104,10 +106,18 @@ class SimulatedServer:
         self.models["loras"] += LORAS
         self.classes: dict[str, Node] = {}
         self.folders = Folders()
-        self.sockets = Sockets(lambda: len(self.queue), self.features, self.notify)
+        self.sockets = Sockets(lambda: len(self.queue), self.features, self.notify, negotiates=self.can.feature_flags)
+        self.faults = Faults(self)
         self.queue = PromptQueue(self._queue_changed, max_history)
         self.services = Services(
-            self.can, self.sockets, self.folders, self.classes, self.ledger, step_time, preview_size
+            self.can,
+            self.sockets,
+            self.folders,
+            self.classes,
+            self.ledger,
+            step_time,
+            preview_size,
+            self.faults.thawed,
         )
         self._executor = Executor(self.services, Cache(cache, cache_size))
         self._output_dir = None if output_dir is None else Path(output_dir)
@@ -145,8 +155,7 @@ class SimulatedServer:
         if self._base is None:
             self._base = Path(tempfile.mkdtemp(prefix="acomfy-simulator-"))
             self.folders.create(self._base, self._output_dir)
-        await self._listen()
-        self._tasks = [asyncio.create_task(self._work()), asyncio.create_task(self.sockets.publish())]
+        await self.come_up()
 
     async def aclose(self) -> None:
         """Stop everything at once: sockets end without a close frame, and the temporary folders go."""
@@ -155,6 +164,31 @@ class SimulatedServer:
         if self._base is not None:
             await asyncio.to_thread(shutil.rmtree, self._base, ignore_errors=True)
             self._base = None
+
+    async def come_up(self) -> None:
+        """Listen, and start the worker."""
+        await self._listen()
+        self._worker_alive = True
+        self._tasks = [asyncio.create_task(self._work()), asyncio.create_task(self.sockets.publish())]
+
+    async def go_down(self) -> None:
+        """End as a killed process does: sockets without a close frame, nothing listens, nothing is remembered."""
+        await self._stop()
+        for _, prompt_id, *_ in (*self.queue.running.values(), *self.queue.pending):
+            self.ledger.settle(prompt_id, "lost")
+        self.queue.reset()
+        self.sockets.forget()
+        self._executor.cache.clear()
+        self.folders.clear_temp()
+        self.number = 0
+        self.services.interrupted = False
+        self.notify()
+
+    def kill_worker(self) -> None:
+        """End the worker, as an exception from outside a node does; HTTP and the sockets go on."""
+        self._tasks[0].cancel()
+        self._worker_alive = False
+        self.notify()
 
     async def _listen(self) -> None:
         runner = web.AppRunner(Routes(self).application(), access_log=None, shutdown_timeout=0.5)
@@ -253,9 +287,13 @@ class SimulatedServer:
         """Give the server's feature flags."""
         return {"supports_preview_metadata": True, "max_upload_size": self.max_upload_size}
 
-    def count(self, method: str, path: str, response: web.StreamResponse) -> None:
-        """Enter an answered request into the books."""
+    def count(self, method: str, path: str) -> None:
+        """Enter a request into the books."""
         self.requests[method, path] += 1
+        self.notify()
+
+    def count_bytes(self, method: str, path: str, response: web.StreamResponse) -> None:
+        """Enter the size of an answer into the books."""
         if isinstance(response, web.Response) and isinstance(response.body, bytes):
             self.response_bytes[method, path] += len(response.body)
         self.notify()
@@ -299,6 +337,15 @@ class SimulatedServer:
         self._may_take = None if count is None else (self._may_take or 0) + count
         self.queue.wake()
 
+    def cancel_prompt(self, prompt_id: str) -> bool:
+        """Take a prompt from the queue or interrupt it, as ``POST /api/jobs/{id}/cancel`` does; False if it is over."""
+        if self.delete_prompt(prompt_id):
+            return True
+        if self.queue.is_running(prompt_id):
+            self.interrupt()
+            return True
+        return False
+
     def free(self, memory: bool = True) -> None:
         """Empty the cache when the worker comes to it, as ``POST /free`` does."""
         self._free_memory = self._free_memory or memory
@@ -334,11 +381,15 @@ class SimulatedServer:
         begin = time.monotonic()
         self.ledger.start(prompt_id)
         # It counts as running already, but the executor has not begun: an interrupt that comes now is lost.
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.faults.start_delay)
         outcome = await self._executor.execute(item)
         self.ledger.settle(prompt_id, _final_state(outcome))
+        await asyncio.sleep(self.faults.history_delay)
+        await self.faults.thawed()
         shown = without_tokens(extra_data) if self.can.tokens_hidden_in_history else extra_data
         self.queue.finish(key, outcome.history_entry(), [number, prompt_id, prompt, shown, outputs])
+        if self.faults.loses_history:
+            self.queue.forget(prompt_id)
         client_id = extra_data.get("client_id")
         if client_id is not None:
             self.sockets.send(events.Executing(None, None, prompt_id), client_id)

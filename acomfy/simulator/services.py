@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +23,7 @@ class Services:
     """The things that nodes and routes work with.
 
     Attributes:
+        thawed: Waits while the server is frozen.
         interrupted: An interrupt was asked for and not noticed yet; reset when a prompt starts.
     """
 
@@ -33,6 +34,7 @@ class Services:
     ledger: Ledger
     step_time: float
     preview_size: int
+    thawed: Callable[[], Awaitable[None]]
     interrupted: bool = False
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "acomfy-simulator"))
 

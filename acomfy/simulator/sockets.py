@@ -14,7 +14,7 @@ import logging
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from aiohttp import WSMsgType, web
 
@@ -23,14 +23,30 @@ from ..frames import encode
 
 logger = logging.getLogger("acomfy.simulator")
 
+Message: TypeAlias = tuple[Event | str | bytes, Any]
+"""What is sent, an event or a whole frame, and the client id it goes to; None is everybody."""
+
 _BROKEN = (ConnectionError, RuntimeError)
 
 
 class Sockets:
-    """Everybody who listens, by client id, and the messages that wait to be sent."""
+    """Everybody who listens, by client id, and the messages that wait to be sent.
+
+    Attributes:
+        by_sid: The socket that gets a client id's messages.
+        flags: The feature flags of a client id's socket.
+        open: Every open socket, also those that get nothing, with its request.
+        delivering: Cleared while nothing is to be sent.
+        changes: What a fault does to the messages that wait at the same time.
+    """
 
     def __init__(
-        self, queue_remaining: Callable[[], int], features: Callable[[], Mapping[str, Any]], changed: Callable[[], None]
+        self,
+        queue_remaining: Callable[[], int],
+        features: Callable[[], Mapping[str, Any]],
+        changed: Callable[[], None],
+        *,
+        negotiates: bool = True,
     ) -> None:
         self.by_sid: dict[str, web.WebSocketResponse] = {}
         self.flags: dict[str, Any] = {}
@@ -41,7 +57,11 @@ class Sockets:
         self._queue_remaining = queue_remaining
         self._features = features
         self._changed = changed
-        self._outgoing: asyncio.Queue[tuple[Event | str | bytes, Any]] = asyncio.Queue()
+        self._negotiates = negotiates
+        self.delivering = asyncio.Event()
+        self.delivering.set()
+        self.changes: list[Callable[[list[Message]], list[Message]]] = []
+        self._outgoing: asyncio.Queue[Message] = asyncio.Queue()
 
     # --- Sending ---------------------------------------------------------------------------------------------------
 
@@ -58,10 +78,16 @@ class Sockets:
     async def publish(self) -> None:
         """Send what is queued, one message after the other, for ever."""
         while True:
-            event, sid = await self._outgoing.get()
-            try:
+            messages = [await self._outgoing.get()]
+            await self.delivering.wait()
+            if self.changes:
+                messages += [self._outgoing.get_nowait() for _ in range(self._outgoing.qsize())]
+            taken = len(messages)
+            for change in self.changes:
+                messages = change(messages)
+            for event, sid in messages:
                 await self._deliver(event, sid)
-            finally:
+            for _ in range(taken):
                 self._outgoing.task_done()
             self._changed()
 
@@ -126,7 +152,7 @@ class Sockets:
                 continue
             try:
                 data = json.loads(message.data)
-                if first and data.get("type") == "feature_flags":
+                if first and self._negotiates and data.get("type") == "feature_flags":
                     self.flags[sid] = data.get("data", {})
                     await self._deliver(FeatureFlags(self._features()), sid)
                 first = False
@@ -135,8 +161,30 @@ class Sockets:
 
     # --- Cutting ---------------------------------------------------------------------------------------------------
 
+    def forget(self) -> None:
+        """Forget everybody and everything that waits, as a process does that ends."""
+        self.by_sid.clear()
+        self.flags.clear()
+        self.log_readers.clear()
+        self.executing_client = self.executing_node = None
+        self._outgoing = asyncio.Queue()
+
+    def pause(self) -> None:
+        """Read nothing more from any socket, not even pings, and send nothing."""
+        self.delivering.clear()
+        for transport in self._transports():
+            transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read and send again."""
+        for transport in self._transports():
+            transport.resume_reading()
+        self.delivering.set()
+
+    def _transports(self) -> list[asyncio.Transport]:
+        return [request.transport for request in self.open.values() if request.transport is not None]
+
     def cut(self) -> None:
         """End every connection without a close frame, as a dying server does."""
-        for request in list(self.open.values()):
-            if request.transport is not None:
-                request.transport.abort()
+        for transport in self._transports():
+            transport.abort()

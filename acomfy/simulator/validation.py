@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from .nodes import Graph, Node
+from .versions import Capabilities
 
 Error: TypeAlias = dict[str, Any]
 
@@ -30,7 +31,7 @@ class Validation:
 
 
 def validate(
-    prompt: Graph, classes: Mapping[str, Node], targets: Iterable[str] | None = None, *, missing_node_type: bool = False
+    prompt: Graph, classes: Mapping[str, Node], targets: Iterable[str] | None = None, *, can: Capabilities
 ) -> Validation:
     """Check a prompt; ``targets`` are the output nodes to run, all when None.
 
@@ -43,12 +44,12 @@ def validate(
         class_type = prompt[node_id].get("class_type")
         node_class = classes.get(class_type) if class_type is not None else None
         if node_class is None:
-            return Validation(error=_unknown_class(node_id, prompt[node_id], class_type, missing_node_type))
+            return Validation(error=_unknown_class(node_id, prompt[node_id], class_type, can.missing_node_type))
         if node_class.output_node and (wanted is None or node_id in wanted):
             outputs.append(node_id)
     if not outputs:
         return Validation(error=error("prompt_no_outputs", "Prompt has no outputs", ""))
-    return _Validator(prompt, classes).run(outputs)
+    return _Validator(prompt, classes, names_cycles=can.dependency_cycle_error).run(outputs)
 
 
 def error(kind: str, message: str, details: str, **extra_info: Any) -> Error:
@@ -81,11 +82,13 @@ def _unknown_class(node_id: str, node: dict[str, Any], class_type: Any, named: b
 class _Validator:
     """The walk from the output nodes up: each node is checked once."""
 
-    def __init__(self, prompt: Graph, classes: Mapping[str, Node]) -> None:
+    def __init__(self, prompt: Graph, classes: Mapping[str, Node], *, names_cycles: bool) -> None:
         self._prompt = prompt
         self._classes = classes
         self._verdicts: dict[str, tuple[bool, list[Error]]] = {}
-        self._under_way: set[str] = set()
+        self._under_way: dict[str, None] = {}
+        self._names_cycles = names_cycles
+        self._cycles: dict[str, list[Error]] = {}
 
     def run(self, outputs: list[str]) -> Validation:
         good, failed = [], []
@@ -121,9 +124,8 @@ class _Validator:
         if node_id in self._verdicts:
             return self._verdicts[node_id]
         if node_id in self._under_way:
-            # ComfyUI recurses until Python stops it, and loses the error on the way back: a cycle has no node_errors.
-            return False, []
-        self._under_way.add(node_id)
+            return False, self._cycle(node_id)
+        self._under_way[node_id] = None
         inputs = self._prompt[node_id]["inputs"]
         node_class = self._classes[self._prompt[node_id]["class_type"]]
         own_checks, checks_all = _checked_by_node(node_class)
@@ -143,9 +145,23 @@ class _Validator:
             elif refusal := _constant(info, inputs, check=not checks_all and name not in own_checks):
                 errors.append(refusal)
         errors += _custom(node_class, own_checks, checks_all, inputs)
-        self._under_way.discard(node_id)
+        self._under_way.pop(node_id)
+        errors += self._cycles.pop(node_id, [])
         self._verdicts[node_id] = (valid and not errors, errors)
         return self._verdicts[node_id]
+
+    def _cycle(self, node_id: str) -> list[Error]:
+        """Note a cycle at the node where it closes, if the version does.
+
+        Older ones recurse until Python stops them, and lose the error on the way back: a cycle has no node_errors.
+        """
+        if self._names_cycles:
+            way = list(self._under_way)
+            nodes = [*way[way.index(node_id) :], node_id]
+            message = "Dependency cycle detected"
+            found = error("dependency_cycle", message, " -> ".join(nodes), node_id=node_id, cycle_nodes=nodes)
+            self._cycles[node_id] = [found]
+        return []
 
     def _link(self, info: _Input, link: list[Any]) -> Error | bool:
         """Check a link: an error, False when what is behind it is invalid, True when all is well."""

@@ -11,6 +11,7 @@ a POST may have reached the server all the same.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import ssl as ssl_module
@@ -62,10 +63,12 @@ def base_url(url: str) -> URL:
     Raises:
         ValueError: It is no http or https address.
     """
-    parsed = URL(url if "://" in url else f"http://{url}")
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ValueError(f"a server's address looks like http://127.0.0.1:8188, not {_shown_text(url)!r}")
-    return parsed.with_path(parsed.raw_path.rstrip("/"), encoded=True).with_query(None)
+    with suppress(ValueError):  # yarl's own messages may quote the password
+        parsed = URL(url if "://" in url else f"http://{url}")
+        if parsed.scheme in ("http", "https") and parsed.host:
+            return parsed.with_path(parsed.raw_path.rstrip("/"), encoded=True).with_query(None)
+    shown_text = re.sub(r"^([a-z]*://)?.*@", r"\1***@", url.partition("?")[0])
+    raise ValueError(f"a server's address looks like http://127.0.0.1:8188, not {shown_text!r}")
 
 
 class Api:
@@ -78,6 +81,9 @@ class Api:
         ssl: As aiohttp takes it: True checks certificates, False does not, or an ``ssl.SSLContext``.
         connect_timeout: Seconds for opening a connection.
         read_timeout: Seconds of silence while an answer is awaited or read.
+
+    Raises:
+        ValueError: ``url`` is no http or https address, or both it and ``headers`` hold credentials.
     """
 
     def __init__(
@@ -93,7 +99,10 @@ class Api:
         self._base = base_url(url)
         self._session = session
         self._headers = dict(headers or {})
+        if self._base.user is not None and "authorization" in map(str.lower, self._headers):
+            raise ValueError("credentials are in the address and in the Authorization header; give them once")
         self._ssl = ssl
+        self._handshake_timeout = connect_timeout + read_timeout
         self._timeout = aiohttp.ClientTimeout(
             total=None, connect=None, sock_connect=connect_timeout, sock_read=read_timeout
         )
@@ -236,15 +245,16 @@ class Api:
         """
         url = self._base / "ws" % {"clientId": client_id}
         try:
-            return await session.ws_connect(
-                url.with_scheme({"http": "ws", "https": "wss"}[url.scheme]),
-                headers=self._headers,
-                ssl=self._ssl,
-                heartbeat=heartbeat,
-                max_msg_size=max_message_size,
-                decode_text=False,
-            )
-        except aiohttp.WSServerHandshakeError as exc:
+            async with asyncio.timeout(self._handshake_timeout):  # ws_connect has no timeouts of its own
+                return await _usable(session, url).ws_connect(
+                    url.with_scheme({"http": "ws", "https": "wss"}[url.scheme]),
+                    headers=self._headers,
+                    ssl=self._ssl,
+                    heartbeat=heartbeat,
+                    max_msg_size=max_message_size,
+                    decode_text=False,
+                )
+        except aiohttp.ClientResponseError as exc:
             raise _status_error(exc.status, "GET", str(shown(url)), "", None, "the WebSocket was refused") from None
         except (aiohttp.ClientError, OSError, TimeoutError) as exc:
             raise _unreachable(url, exc) from exc
@@ -262,19 +272,29 @@ class Api:
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         url = self._base.joinpath(path[1:], encoded=True)
         try:
-            async with self._session().request(
+            async with await self._send(method, url, params, data, headers or {}) as response:
+                if response.status >= 300 and response.status not in allowed:
+                    raise await _refusal(response, method, len(data) if data else None)
+                yield response
+        except aiohttp.ClientError as exc:  # no OSError: here it may be the caller's own, of the disk
+            raise _unreachable(url, exc) from exc
+
+    async def _send(
+        self, method: str, url: URL, params: Mapping[str, str] | None, data: bytes | None, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        """Send a request and read the head of its answer."""
+        try:
+            return await _usable(self._session(), url).request(
                 method,
                 url,
                 params=params,
                 data=data,
-                headers={**self._headers, **(headers or {})},
+                headers={**self._headers, **headers},
                 ssl=self._ssl,
                 timeout=self._timeout,
                 allow_redirects=False,
-            ) as response:
-                if response.status >= 300 and response.status not in allowed:
-                    raise await _refusal(response, method, len(data) if data else None)
-                yield response
+                raise_for_status=False,
+            )
         except (aiohttp.ClientError, OSError, TimeoutError) as exc:
             raise _unreachable(url, exc) from exc
 
@@ -297,16 +317,29 @@ class Api:
 
 def shown(url: URL) -> URL:
     """Give an address that may be printed: without user, password and query."""
-    return url.with_user(None).with_query(None)
+    return (url.with_user(None) if url.absolute else url).with_query(None)
+
+
+async def refuse_redirects(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Be a session's middleware that does not follow redirects, as ``ws_connect`` would: headers may be secrets."""
+    response = await handler(request)
+    if 300 <= response.status < 400:
+        response.close()
+        raise aiohttp.ClientResponseError(response.request_info, (), status=response.status)
+    return response
+
+
+def _usable(session: aiohttp.ClientSession, url: URL) -> aiohttp.ClientSession:
+    if session.closed:
+        raise ServerUnreachable(str(shown(url)), "the session that the client was given is closed")
+    return session
 
 
 def _segment(text: str) -> str:
     """Write a text as one path segment."""
     return quote(text, safe="")
-
-
-def _shown_text(text: str) -> str:
-    return re.sub(r"//[^/@]*@", "//***@", text)
 
 
 # --- Reading answers -----------------------------------------------------------------------------------------------
@@ -353,15 +386,24 @@ def _rejection(answer: dict[str, Any], titles: Callable[[], Mapping[str, str]]) 
 
 
 async def _refusal(response: aiohttp.ClientResponse, method: str, size: int | None) -> ServerError:
-    body = _excerpt(await response.content.read(4096))
+    body = ""
+    with suppress(aiohttp.ClientError):  # the status is known, however the body ends
+        body = _excerpt(await response.content.read(4096))
     location = response.headers.get("Location")
     return _status_error(response.status, method, str(shown(response.url)), body, size, _hint(response, location))
 
 
 def _hint(response: aiohttp.ClientResponse, location: str | None) -> str:
     if location is not None:
-        return f"it redirects to {shown(URL(location))}: is the address right, and is a login needed?"
+        return f"it redirects to {_target(location)}: is the address right, and is a login needed?"
     return f"the answer is {response.content_type}" if response.status >= 400 else ""
+
+
+def _target(location: str) -> str:
+    try:
+        return str(shown(URL(location))) or "another address"
+    except ValueError:
+        return "another address"
 
 
 def _status_error(status: int, method: str, url: str, body: str, size: int | None, hint: str) -> ServerError:
@@ -378,5 +420,5 @@ def _status_error(status: int, method: str, url: str, body: str, size: int | Non
 def _unreachable(url: URL, exc: Exception) -> ServerUnreachable:
     # aiohttp raises these two before a byte was sent; with any other the request may have arrived.
     not_sent = isinstance(exc, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-    reason = str(exc) or type(exc).__name__
-    return ServerUnreachable(str(shown(url)), _shown_text(reason), maybe_sent=not not_sent)
+    reason = str(exc) or ("it took too long" if isinstance(exc, TimeoutError) else type(exc).__name__)
+    return ServerUnreachable(str(shown(url)), re.sub(r"//[^\s/]*@", "//***@", reason), maybe_sent=not not_sent)

@@ -1,6 +1,13 @@
-"""A ComfyUI without a GPU, for tests and for trying things out: `SimulatedServer`."""
+"""A ComfyUI without a GPU, for tests and for trying things out: `SimulatedServer`.
+
+It is a real server on a real port: what queues, validates, caches and executes is modelled on ComfyUI, and what it
+says is compared with recordings of a real one. Pictures are made with Pillow and say that they are simulated. Nodes of
+your own are a function and a declaration (`Node`); `odd_nodes` has some that misbehave; ``server.faults`` breaks the
+server or the network on purpose (`Faults`); ``version=`` makes it an older or a newer ComfyUI.
+"""
 
 from .cache import CacheMode
+from .faults import Faults, Lasting
 from .ledger import Entry, Ledger, ProducedImage
 from .nodes import Batch, ExecutionBlocker, Interrupted, Node, NodeContext, NodeResult, OutOfMemoryError
 from .server import SimulatedServer
@@ -10,7 +17,9 @@ __all__ = [
     "CacheMode",
     "Entry",
     "ExecutionBlocker",
+    "Faults",
     "Interrupted",
+    "Lasting",
     "Ledger",
     "Node",
     "NodeContext",

@@ -101,7 +101,6 @@ class _State:
     bytes_per_second: float = 0.0
     cut_after: int | None = None
     next_prompt: str | None = None
-    frozen: bool = False
 
 
 class Faults:
@@ -248,12 +247,10 @@ class Faults:
 
     def freeze(self) -> Lasting:
         """Stand still like a process under SIGSTOP: connections are accepted and nothing is read or answered."""
-        self._state.frozen = True
         self._thawed.clear()
         self._server.sockets.pause()
 
         def thaw() -> None:
-            self._state.frozen = False
             self._server.sockets.resume()
             self._thawed.set()
 

@@ -83,10 +83,6 @@ class PromptQueue:
         """Tell whether a prompt with this id runs."""
         return any(item[1] == prompt_id for item in self.running.values())
 
-    def is_pending(self, prompt_id: Any) -> bool:
-        """Tell whether a prompt with this id waits."""
-        return any(item[1] == prompt_id for item in self.pending)
-
     def read_history(self, max_items: int | None = None, offset: int = -1) -> dict[str, Any]:
         """Give ``GET /history``: the newest ``max_items``, or as many from ``offset`` on, oldest first."""
         if offset < 0 and max_items is not None:

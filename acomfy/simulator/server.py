@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import shutil
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,20 +14,19 @@ from aiohttp import web
 
 from .. import events
 from .cache import Cache, CacheMode
-from .execution import Executor, Outcome
+from .execution import Executor
 from .faults import Faults
 from .files import Folders
 from .image_nodes import image_nodes
-from .ledger import Ledger, State
+from .ledger import Ledger
 from .model_nodes import CHECKPOINTS, LORAS, model_nodes
 from .nodes import Inputs, Node
 from .queue import Item, PromptQueue
-from .routes import Routes, without_tokens
+from .routes import Routes
 from .services import Services
 from .sockets import Sockets
 from .versions import capabilities
-
-logger = logging.getLogger("acomfy.simulator")
+from .worker import Worker
 
 T = TypeVar("T")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -119,14 +116,12 @@ class SimulatedServer:
             preview_size,
             self.faults.thawed,
         )
-        self._executor = Executor(self.services, Cache(cache, cache_size))
+        self._cache = Cache(cache, cache_size)
+        self._worker = Worker(self.queue, Executor(self.services, self._cache), self.faults, self.notify)
         self._output_dir = None if output_dir is None else Path(output_dir)
         self._base: Path | None = None
         self._runner: web.AppRunner | None = None
-        self._tasks: list[asyncio.Task[None]] = []
-        self._free_memory = False
-        self._worker_alive = True
-        self._may_take: int | None = None
+        self._publisher: asyncio.Task[None] | None = None
         self._change = asyncio.Event()
         self._waiting = 0
         self.add_node(*image_nodes(self.folders), *model_nodes(self.models["checkpoints"], self.models["loras"]))
@@ -168,8 +163,8 @@ class SimulatedServer:
     async def come_up(self) -> None:
         """Listen, and start the worker."""
         await self._listen()
-        self._worker_alive = True
-        self._tasks = [asyncio.create_task(self._work()), asyncio.create_task(self.sockets.publish())]
+        self._worker.start()
+        self._publisher = asyncio.create_task(self.sockets.publish())
 
     async def go_down(self) -> None:
         """End as a killed process does: sockets without a close frame, nothing listens, nothing is remembered."""
@@ -178,7 +173,7 @@ class SimulatedServer:
             self.ledger.settle(prompt_id, "lost")
         self.queue.reset()
         self.sockets.forget()
-        self._executor.cache.clear()
+        self._cache.clear()
         self.folders.clear_temp()
         self.number = 0
         self.services.interrupted = False
@@ -186,9 +181,7 @@ class SimulatedServer:
 
     def kill_worker(self) -> None:
         """End the worker, as an exception from outside a node does; HTTP and the sockets go on."""
-        self._tasks[0].cancel()
-        self._worker_alive = False
-        self.notify()
+        self._worker.kill()
 
     async def _listen(self) -> None:
         runner = web.AppRunner(Routes(self).application(), access_log=None, shutdown_timeout=0.5)
@@ -203,10 +196,11 @@ class SimulatedServer:
         self.port = runner.addresses[0][1]
 
     async def _stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
+        await self._worker.stop()
+        if self._publisher is not None:
+            self._publisher.cancel()
+            await asyncio.wait([self._publisher])
+            self._publisher = None
         self.sockets.cut()
         if self._runner is not None:
             await self._runner.cleanup()
@@ -281,7 +275,7 @@ class SimulatedServer:
     @property
     def worker_alive(self) -> bool:
         """Whether the worker still takes prompts: an exception from outside a node ends it, as it does ComfyUI's."""
-        return self._worker_alive
+        return self._worker.alive
 
     def features(self) -> dict[str, Any]:
         """Give the server's feature flags."""
@@ -330,11 +324,11 @@ class SimulatedServer:
 
     def hold(self) -> None:
         """Keep the worker from taking the next prompt, until `release`; what runs goes on."""
-        self._may_take = 0
+        self._worker.may_take = 0
 
     def release(self, count: int | None = None) -> None:
         """Let the worker take so many prompts more; without a number, end the hold."""
-        self._may_take = None if count is None else (self._may_take or 0) + count
+        self._worker.may_take = None if count is None else (self._worker.may_take or 0) + count
         self.queue.wake()
 
     def cancel_prompt(self, prompt_id: str) -> bool:
@@ -348,56 +342,9 @@ class SimulatedServer:
 
     def free(self, memory: bool = True) -> None:
         """Empty the cache when the worker comes to it, as ``POST /free`` does."""
-        self._free_memory = self._free_memory or memory
+        self._worker.free_memory = self._worker.free_memory or memory
         self.queue.wake()
 
     def _queue_changed(self) -> None:
         self.sockets.send(events.Status(len(self.queue)))
         self.notify()
-
-    # --- The worker ------------------------------------------------------------------------------------------------
-
-    async def _work(self) -> None:
-        """Run prompts, one at a time, until an exception from outside a node ends the worker for good."""
-        try:
-            while True:
-                await self.queue.wait(held=self._may_take == 0)
-                if self._may_take != 0 and (taken := self.queue.take()) is not None:
-                    if self._may_take is not None:
-                        self._may_take -= 1
-                    await self._run(*taken)
-                if self._free_memory:
-                    self._free_memory = False
-                    self._executor.cache.clear()
-                await asyncio.sleep(0)
-        except Exception:
-            # ComfyUI's worker thread dies the same way, and the server goes on accepting (issue #16312).
-            logger.info("the worker died; no prompt will run any more", exc_info=True)
-            self._worker_alive = False
-            self.notify()
-
-    async def _run(self, key: int, item: Item) -> None:
-        number, prompt_id, prompt, extra_data, outputs = item
-        begin = time.monotonic()
-        self.ledger.start(prompt_id)
-        # It counts as running already, but the executor has not begun: an interrupt that comes now is lost.
-        await asyncio.sleep(self.faults.start_delay)
-        outcome = await self._executor.execute(item)
-        self.ledger.settle(prompt_id, _final_state(outcome))
-        await asyncio.sleep(self.faults.history_delay)
-        await self.faults.thawed()
-        shown = without_tokens(extra_data) if self.can.tokens_hidden_in_history else extra_data
-        self.queue.finish(key, outcome.history_entry(), [number, prompt_id, prompt, shown, outputs])
-        if self.faults.loses_history:
-            self.queue.forget(prompt_id)
-        client_id = extra_data.get("client_id")
-        if client_id is not None:
-            self.sockets.send(events.Executing(None, None, prompt_id), client_id)
-        self.sockets.log(f"Prompt executed in {time.monotonic() - begin:.2f} seconds\n")
-
-
-def _final_state(outcome: Outcome) -> State:
-    last = outcome.messages[-1][0]
-    if last == "execution_interrupted":
-        return "cancelled"
-    return "failed" if last == "execution_error" else "completed"

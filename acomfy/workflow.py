@@ -4,8 +4,8 @@ API format is ``{node_id: {"class_type": str, "inputs": {name: value or [node_id
 what "Export (API)" of the web editor writes and what ``POST /prompt`` takes. The JSON that the editor saves otherwise
 (``nodes`` and ``links``) is another format; it is recognised and refused.
 
-Copies share their nodes. A node is copied when it is handed out, and a node that was ever handed out is not shared any
-more: no edit of one workflow is seen by another.
+Copies share their nodes. A node is copied when it is put in and when it is handed out, and a node that was ever handed
+out is not shared any more: no edit of one workflow is seen by another.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -27,6 +27,9 @@ Graph: TypeAlias = Mapping[str, Any]
 """A prompt in API format; a `Workflow` is one."""
 
 _API_FORMAT = "in ComfyUI's editor choose Workflow > Export (API) and load that file"
+_DEEPEST = 200
+_LONGEST_INTEGER = 14_284  # bits: 4300 digits, more than which no Python reads unless it was told to
+_SHOWN_NODES = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ class Workflow(MutableMapping[str, dict[str, Any]]):
             self._nodes = graph._shareable()
         else:
             check_format(graph)
-            self._nodes = {node_id: _copied(node) for node_id, node in graph.items()}
+            self._nodes = {node_id: _copied_node(node_id, node) for node_id, node in graph.items()}
         self._handed_out = set()
 
     @classmethod
@@ -85,8 +88,8 @@ class Workflow(MutableMapping[str, dict[str, Any]]):
         """
         if isinstance(source, Mapping):
             return cls(source)
-        if isinstance(source, str) and source.lstrip().startswith("{"):
-            return cls(_parsed(source, "the text"))
+        if isinstance(source, str) and (text := source.lstrip("\ufeff \t\r\n")).startswith("{"):
+            return cls(_parsed(text, "the text"))
         if isinstance(source, bytes | bytearray):
             return cls(_parsed(source, "the data"))
         return cls(_parsed(Path(source).read_bytes(), os.fspath(source)))
@@ -96,14 +99,14 @@ class Workflow(MutableMapping[str, dict[str, Any]]):
     def __getitem__(self, node_id: str) -> dict[str, Any]:
         node = self._nodes[node_id]
         if node_id not in self._handed_out:
-            node = self._nodes[node_id] = _copied(node)
+            node = self._nodes[node_id] = _copied_node(node_id, node)
             self._handed_out.add(node_id)
         return node
 
     def __setitem__(self, node_id: str, node: Mapping[str, Any]) -> None:
         _check_node(node_id, node)
-        self._nodes[node_id] = dict(node)
-        self._handed_out.add(node_id)
+        self._nodes[node_id] = _copied_node(node_id, node)
+        self._handed_out.discard(node_id)
 
     def __delitem__(self, node_id: str) -> None:
         del self._nodes[node_id]
@@ -118,10 +121,17 @@ class Workflow(MutableMapping[str, dict[str, Any]]):
     def __len__(self) -> int:
         return len(self._nodes)
 
+    def setdefault(self, node_id: str, default: Any = None) -> dict[str, Any]:
+        """Give a node; put in ``default`` first if it is not there."""
+        if node_id not in self._nodes:
+            self[node_id] = default
+        return self[node_id]
+
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, Workflow):
-            return self._nodes == other._nodes
-        return self._nodes == other if isinstance(other, Mapping) else NotImplemented
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        nodes = other._nodes if isinstance(other, Workflow) else other
+        return self._nodes == nodes or _copied(self._nodes) == _copied(nodes)  # a link may be a tuple
 
     __hash__ = None  # type: ignore[assignment]  # it can be edited
 
@@ -137,7 +147,7 @@ class Workflow(MutableMapping[str, dict[str, Any]]):
 
     def to_dict(self) -> dict[str, Any]:
         """Give the graph as a plain dict of its own, ready for ``json.dumps``."""
-        return {node_id: _copied(node) for node_id, node in self._nodes.items()}
+        return {node_id: _copied_node(node_id, node) for node_id, node in self._nodes.items()}
 
     def find(self, name: str) -> Node:
         """Find the one node with this id, else with this title, else of this class.
@@ -145,7 +155,8 @@ class Workflow(MutableMapping[str, dict[str, Any]]):
         Raises:
             WorkflowError: None or several match; the message names them.
         """
-        node_id = self._resolve(name, self._matches(name))
+        node_id = self._the_one(name, self._matches(name), "id, title or class")
+        _check_node(node_id, self._nodes[node_id])
         node = self[node_id]
         return Node(node_id, node["class_type"], title_of(node), node["inputs"])
 
@@ -154,21 +165,22 @@ class Workflow(MutableMapping[str, dict[str, Any]]):
         if name in self._nodes:
             return [name]
         titled = self._titled(name)
-        return titled or [node_id for node_id, node in self._nodes.items() if node["class_type"] == name]
+        return titled or [node_id for node_id, node in self._nodes.items() if node.get("class_type") == name]
 
     def _titled(self, title: str) -> list[str]:
         return [node_id for node_id, node in self._nodes.items() if title_of(node) == title]
 
-    def _resolve(self, name: str, matches: list[str]) -> str:
+    def _the_one(self, name: str, matches: list[str], searched: str) -> str:
         if len(matches) == 1:
             return matches[0]
         if matches:
             raise WorkflowError(f"{name!r} names {len(matches)} nodes: {self._listed(matches)}; use a node id")
-        raise WorkflowError(f"no node has the id or title {name!r}; there are: {self._listed(self._nodes)}")
+        raise WorkflowError(f"no node has the {searched} {name!r}; there are: {self._listed(list(self._nodes))}")
 
-    def _listed(self, node_ids: Iterator[str] | Mapping[str, Any] | list[str]) -> str:
-        shown = [describe(node_id, self._nodes[node_id]) for node_id in list(node_ids)[:30]]
-        return ", ".join(shown) + ("..." if len(list(node_ids)) > 30 else "")
+    def _listed(self, node_ids: list[str]) -> str:
+        shown = ", ".join(describe(node_id, self._nodes[node_id]) for node_id in node_ids[:_SHOWN_NODES])
+        more = len(node_ids) - _SHOWN_NODES
+        return f"{shown} and {more} more" if more > 0 else shown or "none"
 
     def replace(self, changes: Mapping[str | tuple[str, str], Any]) -> Workflow:
         """Make a copy with other input values; it shares all nodes but the changed ones.
@@ -184,24 +196,31 @@ class Workflow(MutableMapping[str, dict[str, Any]]):
         changed: dict[str, dict[str, Any]] = {}
         for key, value in changes.items():
             name, input_name = _split_key(key)
-            node_id = name if name in self._nodes else self._resolve(name, self._titled(name))
-            inputs = changed.setdefault(node_id, {})
-            inputs[input_name] = _copied(value)
+            node_id = self._named(name)
+            _check_input(node_id, self._nodes[node_id], input_name)
+            changed.setdefault(node_id, {})[input_name] = value
         nodes = self._shareable()
         for node_id, inputs in changed.items():
             node = nodes[node_id]
-            for input_name in inputs:
-                _check_input(node_id, node, input_name)
-            nodes[node_id] = {**node, "inputs": {**node["inputs"], **inputs}}
+            nodes[node_id] = _copied_node(node_id, {**node, "inputs": {**node["inputs"], **inputs}})
         copy = Workflow.__new__(Workflow)
         copy._nodes, copy._handed_out = nodes, set()
         return copy
+
+    def _named(self, name: str) -> str:
+        """Give the id of the one node with this id, or else with this title."""
+        if name in self._nodes:
+            return name
+        searched = "id or title"
+        if "." in name:
+            searched = "id or title (where names hold dots, write ('NODE', 'INPUT'))"
+        return self._the_one(name, self._titled(name), searched)
 
     def _shareable(self) -> dict[str, dict[str, Any]]:
         """Give the nodes for another workflow: copies of those that somebody may still edit."""
         nodes = dict(self._nodes)
         for node_id in self._handed_out:
-            nodes[node_id] = _copied(nodes[node_id])
+            nodes[node_id] = _copied_node(node_id, nodes[node_id])
         return nodes
 
 
@@ -252,6 +271,7 @@ def describe(node_id: str, node: Mapping[str, Any]) -> str:
 
 
 def _check_input(node_id: str, node: Mapping[str, Any], input_name: str) -> None:
+    _check_node(node_id, node)  # it may have been edited
     names = list(node["inputs"])
     if input_name in names:
         return
@@ -263,12 +283,11 @@ def _check_input(node_id: str, node: Mapping[str, Any], input_name: str) -> None
 
 
 def _split_key(key: str | tuple[str, str]) -> tuple[str, str]:
-    if isinstance(key, tuple):
-        name, input_name = key
-    else:
-        name, dot, input_name = key.rpartition(".")
-        if not dot:
-            raise WorkflowError(f"{key!r} names no input: write it as 'NODE.INPUT', for example '3.seed'")
+    if isinstance(key, tuple) and len(key) == 2:
+        return key
+    name, dot, input_name = key.rpartition(".") if isinstance(key, str) else ("", "", "")
+    if not dot:
+        raise WorkflowError(f"{key!r} names no input: write it as 'NODE.INPUT', for example '3.seed'")
     return name, input_name
 
 
@@ -278,6 +297,14 @@ def _copied(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_copied(item) for item in value]
     return value
+
+
+def _copied_node(node_id: str, node: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return {key: _copied(value) for key, value in node.items()}
+    except RecursionError:
+        _check_values(node_id, node)  # says which input it is
+        raise
 
 
 def _parsed(text: str | bytes, name: str) -> Any:
@@ -312,60 +339,55 @@ def encode(graph: Graph, stream_classes: frozenset[str]) -> EncodedGraph:
     if isinstance(graph, Workflow):
         graph = graph._nodes
     check_format(graph)
+    if _not_json(graph):
+        for node_id, node in graph.items():
+            _check_values(node_id, node)
     streams = tuple(node_id for node_id, node in graph.items() if node["class_type"] in stream_classes)
     try:
         text = orjson.dumps(graph)
-    except (orjson.JSONEncodeError, RecursionError):
-        # Integers beyond 64 bits, lone surrogates: the standard library writes them, orjson does not.
-        return EncodedGraph(_encoded_slowly(graph), streams)
-    if b"null" in text:  # how orjson writes NaN, which must not pass for None
-        _check_values(graph)
+    except orjson.JSONEncodeError:
+        # Integers beyond 64 bits, lone surrogates, mappings that are no dicts: orjson does not write them.
+        text = json.dumps(graph, allow_nan=False, separators=(",", ":"), default=dict).encode()
     return EncodedGraph(text, streams)
 
 
-def _encoded_slowly(graph: Graph) -> bytes:
-    _check_values(graph)
-    try:
-        return json.dumps(graph, allow_nan=False, separators=(",", ":"), default=_plain).encode()
-    except RecursionError:
-        raise WorkflowError("the workflow is nested too deeply, or contains itself") from None
+def _check_values(node_id: str, node: Mapping[str, Any]) -> None:
+    """Refuse what JSON cannot hold, by the input's name."""
+    for name, value in node["inputs"].items():
+        if problem := _not_json({name: value}, 2):
+            raise WorkflowError(
+                f"{describe(node_id, node)}: input {name!r} {problem}", node_id=node_id, input_name=str(name)
+            )
+    for key, value in node.items():
+        if key != "inputs" and (problem := _not_json({key: value}, 1)):
+            raise WorkflowError(f"{describe(node_id, node)}: {key!r} {problem}", node_id=node_id)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise AssertionError("_check_values lets through JSON's own types and mappings alone")
+def _not_json(value: Any, depth: int = 0) -> str | None:
+    """Say what of a value JSON cannot hold; None when it can.
 
-
-def _check_values(graph: Graph) -> None:
-    for node_id, node in graph.items():
-        for name, value in node["inputs"].items():
-            try:
-                problem = _not_json(value) if isinstance(name, str) else "is not named by a string"
-            except RecursionError:
-                problem = "is nested too deeply, or contains itself"
-            if problem:
-                raise WorkflowError(
-                    f"{describe(node_id, node)}: input {name!r} {problem}", node_id=node_id, input_name=str(name)
-                )
-        others = _not_json({key: value for key, value in node.items() if key != "inputs"})
-        if others:
-            raise WorkflowError(f"{describe(node_id, node)} {others}", node_id=node_id)
-
-
-def _not_json(value: Any) -> str | None:
-    """Say what of a value JSON cannot hold; None when it can."""
-    if value is None or isinstance(value, str | int):
+    orjson would write some of it all the same, and differently: NaN as null, a UUID as a string.
+    """
+    if value is None or isinstance(value, str):
         return None
+    if isinstance(value, int):
+        return None if value.bit_length() <= _LONGEST_INTEGER else "holds an integer of more than 4300 digits"
     if isinstance(value, float):
-        return None if math.isfinite(value) else f"is {value}, which JSON cannot hold"
-    if isinstance(value, Mapping):
-        for key, item in value.items():
+        return None if math.isfinite(value) else f"holds {value}, which JSON has not"
+    if depth > _DEEPEST:
+        return "is nested too deeply, or contains itself"
+    if isinstance(value, (list, tuple)):
+        return _first_problem(value, depth)
+    if isinstance(value, (dict, Mapping)):
+        for key in value:
             if not isinstance(key, str):
                 return f"has the key {key!r}, which is {type(key).__name__}, not a string"
-            if problem := _not_json(item):
-                return problem
-        return None
-    if isinstance(value, list | tuple):
-        return next((problem for item in value if (problem := _not_json(item))), None)
-    return f"is {type(value).__name__}, which JSON cannot hold"
+        return _first_problem(value.values(), depth)
+    return f"holds {type(value).__name__}, which JSON has not"
+
+
+def _first_problem(values: Iterable[Any], depth: int) -> str | None:
+    for value in values:
+        if problem := _not_json(value, depth + 1):
+            return problem
+    return None

@@ -90,6 +90,12 @@ async def api(server: SimulatedServer) -> AsyncIterator[Api]:
         yield api
 
 
+async def open_socket(api: Api, **options: Any) -> None:
+    """Open the WebSocket by a session with these options, and close it."""
+    async with aiohttp.ClientSession(**options) as session:
+        await (await api.open_socket(session, "me & you", heartbeat=None, max_message_size=0)).close()
+
+
 def body(graph: dict[str, Any], **more: Any) -> bytes:
     return json.dumps({"prompt": graph, **more}).encode()
 
@@ -268,9 +274,7 @@ async def test_requests_go_below_the_path_prefix() -> None:
 
     async with answering(handler) as url, api_of(f"{url}/comfy/one/") as api:
         await api.get_system_stats()
-        async with aiohttp.ClientSession() as session:
-            socket = await api.open_socket(session, "me & you", heartbeat=None, max_message_size=0)
-            await socket.close()
+        await open_socket(api)
     assert paths == ["/comfy/one/system_stats", "/comfy/one/ws?clientId=me+%26+you"]
 
 
@@ -416,10 +420,10 @@ async def test_a_refused_prompt_is_told_apart_from_a_proxys_400() -> None:
     async with answering(respond(400, json.dumps(refusal), "application/json")) as url, api_of(url) as api:
         with pytest.raises(acomfy.PromptRejected, match="No prompt provided"):
             await api.post_prompt(b"{}")
-    async with answering(respond(400, json.dumps({"error": "in words"}), "application/json")) as url:
-        async with api_of(url) as api:
-            with pytest.raises(acomfy.PromptRejected, match="in words"):
-                await api.post_prompt(b"{}")
+    in_words = json.dumps({"error": "in words"})
+    async with answering(respond(400, in_words, "application/json")) as url, api_of(url) as api:
+        with pytest.raises(acomfy.PromptRejected, match="in words"):
+            await api.post_prompt(b"{}")
     async with answering(respond(400, HTML)) as url, api_of(url) as api:
         with pytest.raises(acomfy.ProtocolError, match="400"):
             await api.post_prompt(b"{}")
@@ -467,9 +471,8 @@ async def test_a_refused_connection_is_certain_not_to_have_sent_anything() -> No
             await api.post_prompt(b"{}")
         assert caught.value.maybe_sent is False
         assert caught.value.url == f"{url}/prompt"
-        async with aiohttp.ClientSession() as session:
-            with pytest.raises(acomfy.ServerUnreachable):
-                await api.open_socket(session, "x", heartbeat=None, max_message_size=0)
+        with pytest.raises(acomfy.ServerUnreachable):
+            await open_socket(api)
 
 
 @pytest.mark.parametrize(
@@ -509,10 +512,10 @@ async def test_a_server_that_falls_silent_is_given_up_after_the_read_timeout(sai
 
 
 async def test_a_websocket_that_is_never_answered_is_given_up_after_the_read_timeout() -> None:
-    async with saying(b"", then_wait=True) as url, aiohttp.ClientSession() as session:
-        async with api_of(url, connect_timeout=20 * MS, read_timeout=50 * MS) as api, asyncio.timeout(2000 * MS):
-            with pytest.raises(acomfy.ServerUnreachable, match="/ws"):
-                await api.open_socket(session, "x", heartbeat=None, max_message_size=0)
+    times = {"connect_timeout": 20 * MS, "read_timeout": 50 * MS}
+    async with saying(b"", then_wait=True) as url, api_of(url, **times) as api, asyncio.timeout(2000 * MS):
+        with pytest.raises(acomfy.ServerUnreachable, match="/ws"):
+            await open_socket(api)
 
 
 async def test_a_slow_answer_is_not_cut_while_bytes_keep_coming() -> None:
@@ -535,14 +538,9 @@ async def test_a_websocket_is_not_opened_where_a_redirect_points() -> None:
         asked.append(request.path)
         return web.Response(status=404)
 
-    async with (
-        answering(elsewhere) as other,
-        answering(respond(307, Location=f"{other}/ws")) as url,
-        api_of(url) as api,
-        aiohttp.ClientSession(middlewares=(refuse_redirects,)) as session,
-    ):
+    async with answering(elsewhere) as other, answering(respond(307, Location=other)) as url, api_of(url) as api:
         with pytest.raises(acomfy.AuthenticationError) as caught:
-            await api.open_socket(session, "x", heartbeat=None, max_message_size=0)
+            await open_socket(api, middlewares=(refuse_redirects,))
     assert caught.value.status == 307
     assert asked == []
 
@@ -552,26 +550,25 @@ async def test_a_websocket_is_not_opened_where_a_redirect_points() -> None:
 
 async def test_the_defaults_of_a_callers_session_change_nothing(server: SimulatedServer, gates: Gates) -> None:
     timeout = aiohttp.ClientTimeout(total=100 * MS, sock_read=100 * MS)
-    async with aiohttp.ClientSession(timeout=timeout, raise_for_status=True, base_url="http://127.0.0.1:9/") as session:
-        async with quick_client(server, session=session, heartbeat_interval=None) as client:
-            with pytest.raises(acomfy.HTTPError) as caught:
-                async with client.api.view("nothing.png"):
-                    pass
-            assert caught.value.status == 404
-            gate = gated("slow", node="SaveImageWebsocket")
-            running = asyncio.create_task(client.run(gate))
-            await gates.reached["slow"].wait()
-            loop = asyncio.get_running_loop()
-            loop.call_later(300 * MS, gates.open["slow"].set)
-            assert len((await running).images) == 1
-            assert server.requests["GET", "/history/{prompt_id}"] == 0
+    options: dict[str, Any] = {"timeout": timeout, "raise_for_status": True, "base_url": "http://127.0.0.1:9/"}
+    async with aiohttp.ClientSession(**options) as session, quick_client(server, session=session) as client:
+        with pytest.raises(acomfy.HTTPError) as caught:
+            async with client.api.view("nothing.png"):
+                pass
+        assert caught.value.status == 404
+        gate = gated("slow", node="SaveImageWebsocket")
+        running = asyncio.create_task(client.run(gate))
+        await gates.reached["slow"].wait()
+        loop = asyncio.get_running_loop()
+        loop.call_later(300 * MS, gates.open["slow"].set)
+        assert len((await running).images) == 1
+        assert server.requests["GET", "/history/{prompt_id}"] == 0
 
 
 async def test_a_websocket_refused_to_a_session_that_raises_for_status_is_an_http_error() -> None:
-    async with answering(respond(403)) as url, aiohttp.ClientSession(raise_for_status=True) as session:
-        async with api_of(url) as api:
-            with pytest.raises(acomfy.AuthenticationError):
-                await api.open_socket(session, "x", heartbeat=None, max_message_size=0)
+    async with answering(respond(403)) as url, api_of(url) as api:
+        with pytest.raises(acomfy.AuthenticationError):
+            await open_socket(api, raise_for_status=True)
 
 
 async def test_a_callers_session_that_was_closed_makes_the_server_unreachable(server: SimulatedServer) -> None:
@@ -712,9 +709,9 @@ async def test_a_self_signed_server_needs_its_certificate_or_no_check() -> None:
             for option in (False, ssl.create_default_context(cafile=PEM)):
                 async with acomfy.Client(url, ssl=option, reconnect_delays=quick_delays) as client:
                     assert len((await client.run(streamed())).images) == 1
-            async with api_of(url) as api, aiohttp.ClientSession() as session:
+            async with api_of(url) as api:
                 with pytest.raises(acomfy.ServerUnreachable, match="(?i)certificate") as caught:
                     await api.post_prompt(b"{}")
                 assert caught.value.maybe_sent is False
                 with pytest.raises(acomfy.ServerUnreachable, match="(?i)certificate"):
-                    await api.open_socket(session, "x", heartbeat=None, max_message_size=0)
+                    await open_socket(api)

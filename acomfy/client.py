@@ -413,6 +413,8 @@ class Client:
         wanted = job.options.on_lost == "resubmit" and not job.cancel_requested and self._closing is None
         if not (lost and wanted) or job.attempt >= _MOST_ATTEMPTS:
             return False
+        if isinstance(error, OutputMissing) and job.prompt.verdict is None:
+            self._connection.reopen("it did not tell of a prompt's end")  # else the next attempt would go the same way
         job.begin_again(_tracked(job.prompt.graph, job.prompt.stream_nodes, job.options))
         self._live.add(job)
         job.posting = self._spawn(self._submission.post(job), name=_POST)

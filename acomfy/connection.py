@@ -148,6 +148,7 @@ class Connection:
         """Have the socket closed and opened again. Does nothing when there is none."""
         if self._pumping is not None:
             logger.debug("closing the WebSocket: %s", reason)
+            self.live = False
             self._pumping.cancel()
 
     async def _read(self, socket: AnySocket) -> bool:

@@ -77,6 +77,7 @@ class Watch:
         self._surplus: dict[str, float] = {}
         self._stalls: Stalls[Job] = Stalls()
         self._untold = 0
+        self._short_of = 0
 
     @staticmethod
     def _clock() -> float:
@@ -149,7 +150,7 @@ class Watch:
         self._wakeup.clear()
 
     def _time_to_next(self) -> float | None:
-        if not self._live and not self._surplus:
+        if not self._live and not self._surplus and self._deafness.due is None:
             self._forget()
             self._idle = True
             return None
@@ -165,8 +166,8 @@ class Watch:
     def _forget(self) -> None:
         self._unclear.clear()
         self._absences.keep(())
-        self._deafness.forget()
         self._failing_since = self._remaining = None
+        self._short_of = 0
         self._period = self._silence / 2
 
     async def _look(self) -> None:
@@ -216,7 +217,7 @@ class Watch:
                 continue  # ``execution_success`` comes before the history entry is written
             del self._unclear[job]
             if job.prompt.verdict is not None:
-                self._live.conclude_without_history(job)
+                self._conclude_gone(job)
             else:
                 self.look_now()
         self._unclear = {job: since for job, since in self._unclear.items() if job in self._live}
@@ -303,11 +304,17 @@ class Watch:
         if self._clock() < self._queue_allowed:
             return False
         if not quiet:
-            return _passed_over(still, heard)
+            return _passed_over(still, heard) or self._queue_is_too_short(still)
         if self._remaining is not None and self._remaining < len(still):
             return True
         # The oldest waits, as far as we know. Somebody else's prompt may run; or ours was deleted.
         return bool(still) and min(still, key=_order).state is JobState.PENDING
+
+    def _queue_is_too_short(self, still: list[Job]) -> bool:
+        """Tell whether the socket's queue number is below that of our prompts, in two rounds: a POST overtakes it."""
+        told = self._live.router.queue_remaining
+        before, self._short_of = self._short_of, len(still) - told if told is not None else 0
+        return before > 0 and self._short_of > 0
 
     async def _read_queue(self) -> None:
         """Compare the whole queue with what we follow: who is in neither queue nor history twice is lost."""
@@ -322,19 +329,24 @@ class Watch:
         gone = await self._without_history([job for job in followed if job.prompt_id not in present])
         for job in gone:
             if job in self._live and self._absences.proven(job.prompt_id, self._clock()):
-                self._live.fail(job, JobLost(job.prompt_id, self._reason(job)))
+                self._conclude_gone(job)
         self._absences.keep(job.prompt_id for job in gone if job in self._live)
         await self._delete_surplus(snapshot)
+
+    def _conclude_gone(self, job: Job) -> None:
+        """Settle a job that is in neither queue nor history: by what was heard of it, else it is lost."""
+        if job.prompt.verdict is not None:
+            self._live.conclude_without_history(job)
+        else:
+            in_gap = job.generation != self._live.router.generation or self._failed_at >= (job.posted_at or 0.0)
+            reason = look.lost_reason(ran=job.prompt.run is not None, in_gap=in_gap)
+            self._live.fail(job, JobLost(job.prompt_id, reason))
 
     def _runs(self, prompt_id: str) -> None:
         job = self._live.get(prompt_id)
         if job is not None and job.prompt.state is JobState.PENDING:
             job.prompt.state = JobState.IN_PROGRESS
             job.pulse()
-
-    def _reason(self, job: Job) -> str:
-        in_gap = job.generation != self._live.router.generation or self._failed_at >= (job.posted_at or 0.0)
-        return look.lost_reason(ran=job.prompt.run is not None, in_gap=in_gap)
 
     async def _delete_surplus(self, snapshot: look.QueueSnapshot) -> None:
         now = self._clock()

@@ -14,7 +14,7 @@ import aiohttp
 import orjson
 
 from . import look, workflow
-from .api import Api
+from .api import Api, refuse_redirects
 from .cancel import Canceller
 from .capabilities import UNKNOWN, Capabilities, read_capabilities
 from .connection import AnySocket, Connection, Socket, backoff
@@ -546,6 +546,7 @@ class Client:
                 connector = aiohttp.TCPConnector(limit=0, force_close=True)
                 self._ws = aiohttp.ClientSession(
                     connector=connector,
+                    middlewares=(refuse_redirects,),
                     ws_response_class=Socket,  # type: ignore[arg-type]  # aiohttp's type allows for text as str alone
                 )
             session = self._ws

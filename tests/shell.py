@@ -81,7 +81,7 @@ async def client(server: SimulatedServer) -> AsyncIterator[acomfy.Client]:
 async def eventually(condition: Callable[[], bool], within: float = 5000 * MS) -> None:
     """Wait until a condition holds that no event tells of."""
     async with asyncio.timeout(within):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # no event tells of it
             await asyncio.sleep(MS)
 
 

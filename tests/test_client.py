@@ -231,7 +231,7 @@ async def test_extra_data_is_embedded_where_comfyui_embeds_it(client: acomfy.Cli
     assert json.loads(image.info["workflow"]) == {"nodes": [], "id": "w"}
 
 
-# --- map ---------------------------------------------------------------------------------------------------------------
+# --- map -------------------------------------------------------------------------------------------------------------
 
 
 async def test_map_yields_finished_jobs_with_their_place_in_the_input(client: acomfy.Client) -> None:
@@ -271,7 +271,7 @@ async def test_map_settles_what_is_wrong_with_one_item_and_goes_on(client: acomf
         yield {"1": {"class_type": "Nope", "inputs": {}}}
         yield saved(2)
 
-    outcomes = {}
+    outcomes: dict[int | None, int | str] = {}
     async for job in client.map(items()):
         try:
             outcomes[job.index] = len((await job).images)
@@ -280,7 +280,7 @@ async def test_map_settles_what_is_wrong_with_one_item_and_goes_on(client: acomf
     assert outcomes == {0: 1, 1: "WorkflowFormatError", 2: "PromptRejected", 3: 1}
 
 
-# --- Opening and closing -----------------------------------------------------------------------------------------------
+# --- Opening and closing ---------------------------------------------------------------------------------------------
 
 
 async def test_entering_does_not_need_a_server() -> None:

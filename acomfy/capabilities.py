@@ -6,6 +6,7 @@ version counts as old: what it may lack is not used.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def read_capabilities(system_stats: Any, features: Any) -> Capabilities:
 def _version(system_stats: Any) -> Version | None:
     system = system_stats.get("system") if isinstance(system_stats, Mapping) else None
     text = system.get("comfyui_version") if isinstance(system, Mapping) else None
-    match = re.match(r"v?(\d+)\.(\d+)(?:\.(\d+))?", text) if isinstance(text, str) else None
+    match = re.match(r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?", text) if isinstance(text, str) else None
     if match is None:
         return None
     major, minor, patch = match.groups(default="0")
@@ -68,4 +69,6 @@ def _version(system_stats: Any) -> Version | None:
 def _size(features: Any) -> int | None:
     # The option is in MB and may be a fraction, so the number of bytes may be a float.
     size = features.get("max_upload_size") if isinstance(features, Mapping) else None
-    return int(size) if isinstance(size, int | float) and size > 0 else None
+    if isinstance(size, bool) or not isinstance(size, int | float):
+        return None
+    return int(size) if 0 < size < math.inf else None

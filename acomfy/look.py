@@ -77,21 +77,27 @@ def read_queue(body: Any) -> QueueSnapshot:
         ProtocolError: It is not what ComfyUI answers.
     """
     try:
-        running, pending = body["queue_running"], body["queue_pending"]
-        return QueueSnapshot(
-            tuple(_queue_item(item) for item in running),
-            tuple(sorted((_queue_item(item) for item in pending), key=lambda item: (item.number, item.prompt_id))),
-        )
-    except (KeyError, TypeError, IndexError, ValueError) as exc:
+        running, pending = _queue_items(body["queue_running"]), _queue_items(body["queue_pending"])
+    except (KeyError, TypeError, IndexError, ValueError, OverflowError) as exc:
         raise ProtocolError(f"the answer to GET /queue is not a queue: {exc!r}") from None
+    return QueueSnapshot(tuple(running), tuple(sorted(pending, key=lambda item: (item.number, item.prompt_id))))
+
+
+def _queue_items(items: Any) -> list[QueueItem]:
+    # Strict about the form: nonsense must not pass for an empty queue, of which every prompt is gone.
+    if not isinstance(items, list):
+        raise TypeError(f"{type(items).__name__} is no list of prompts")
+    return [_queue_item(item) for item in items]
 
 
 def _queue_item(item: Any) -> QueueItem:
     if isinstance(item, Mapping):
         number, prompt_id, prompt = item.get("priority", item.get("number", 0)), item["prompt_id"], item.get("prompt")
         extra_data = item.get("extra_data")
-    else:
+    elif isinstance(item, list):
         number, prompt_id, prompt, extra_data = item[0], item[1], item[2], item[3]
+    else:
+        raise TypeError(f"{type(item).__name__} is no prompt")
     return QueueItem(
         float(number),
         str(prompt_id),

@@ -148,10 +148,10 @@ class LiveJobs:
         """Settle a job by the verdict that its messages gave, unless something of it may have been missed."""
         if verdict.error is not None:
             self.fail(job, verdict.error)
-        elif job.prompt.intact and job.prompt.run is not None:
+        elif job.prompt.intact and job.prompt.run is not None and job.prompt.run.has_outputs:
             self._succeed(job, job.prompt.run.executed, job.prompt.run.cached)
         else:
-            self.on_unclear(job)
+            self.on_unclear(job)  # a success without any output is so rare that a look at its history is worth it
 
     def conclude_by_history(self, job: Job, entry: Mapping[str, Any]) -> None:
         """Settle a job by its history entry, and by what its messages told before."""

@@ -96,6 +96,11 @@ class Run:
         self.streamed: dict[str, list[events.PreviewImage]] = {}
         self.streaming_since: dict[str, int] = {}
 
+    @property
+    def has_outputs(self) -> bool:
+        """Whether anything was produced so far."""
+        return bool(self.executed or self.streamed)
+
     def streamed_images(self) -> Iterator[StreamedImage]:
         """Yield the pictures that were streamed, each node's in order."""
         for node_id, images in self.streamed.items():

@@ -137,6 +137,8 @@ class TcpProxy:
         self._tasks.add(task)
         try:
             await self._serve(reader, writer)
+        except asyncio.CancelledError:
+            pass  # the proxy is being closed; asyncio's streams complain of a handler that was cancelled
         finally:
             self._tasks.discard(task)
             writer.close()

@@ -158,6 +158,17 @@ async def test_hundreds_of_small_prompts_run_in_a_second(client: Client, server:
     assert server.ledger.executions == 300
 
 
+async def test_deep_graph_runs_and_is_found_in_the_cache(client: Client, server: SimulatedServer) -> None:
+    graph = empty_image()
+    for number in range(101, 400):
+        source = "1" if number == 101 else str(number - 1)
+        graph[str(number)] = {"class_type": "ImageInvert", "inputs": {"image": [source, 0]}}
+    graph = with_output(dict(reversed(graph.items())), "399")
+    for cached in (0, 301):
+        entry = await client.run(graph)
+        assert len(entry["status"]["messages"][1][1]["nodes"]) == cached
+
+
 # --- Image nodes ---------------------------------------------------------------------------------------------------
 
 

@@ -40,17 +40,32 @@ class Signatures:
         self._known: dict[str, str] = {}
 
     def __getitem__(self, node_id: str) -> str:
-        if node_id not in self._known:
-            self._known[node_id] = _unique()  # what a cycle finds
-            self._known[node_id] = self._compute(node_id)
+        # Sources first, without recursion: a graph may be deeper than Python's stack.
+        stack, under_way = [node_id], set[str]()
+        while stack:
+            current = stack[-1]
+            missing = [source for source in self._sources(current) if source not in self._known]
+            if current in self._known:
+                stack.pop()
+            elif current in under_way or not missing:
+                self._known[current] = self._compute(current)
+                stack.pop()
+            else:
+                under_way.add(current)
+                stack += missing
         return self._known[node_id]
+
+    def _sources(self, node_id: str) -> list[str]:
+        links = filter(is_link, self._graph[node_id]["inputs"].values())
+        return [link[0] for link in links if link[0] in self._graph]
 
     def _compute(self, node_id: str) -> str:
         node = self._graph[node_id]
         parts: list[Any] = [node["class_type"], _canonical(self._is_changed(node_id))]
         for name, value in sorted(node["inputs"].items()):
             if is_link(value):
-                parts.append((name, "link", self[value[0]] if value[0] in self._graph else _unique(), value[1]))
+                # Of a link to nowhere or in a cycle nothing is known: it is equal to nothing.
+                parts.append((name, "link", self._known.get(value[0]) or _unique(), value[1]))
             else:
                 parts.append((name, _canonical(value)))
         return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()

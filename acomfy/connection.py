@@ -26,7 +26,8 @@ from typing import TypeAlias
 
 import aiohttp
 
-from .errors import HTTPError, ServerError
+from . import frames
+from .errors import AcomfyError, HTTPError, ProtocolError, ServerError
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,8 @@ class Connection:
         receive_binary: Takes each binary frame.
         on_open: Called when a connection went live.
         on_lost: Called when a connection ended, however: frames may be missed from now on.
-        delays: Makes the delays between tries to connect, in seconds; they begin anew after a connection that held.
+        delays: Makes the delays between tries to connect, in seconds, of which the last one goes on; they begin anew
+            after a connection that held.
     """
 
     def __init__(
@@ -120,8 +122,9 @@ class Connection:
 
     async def run(self) -> None:
         """Keep the WebSocket open until cancelled, which closes it."""
-        delays = self._new_delays()
+        delays, delay = self._new_delays(), 0.0
         while True:
+            self._hurry.clear()
             try:
                 socket = await self._open_socket()
             except ServerError as exc:
@@ -129,9 +132,10 @@ class Connection:
             else:
                 if await self._read(socket):
                     delays = self._new_delays()
-            self._hurry.clear()
+                self._hurry.clear()
+            delay = next(delays, delay)
             with suppress(TimeoutError):
-                async with asyncio.timeout(next(delays)):
+                async with asyncio.timeout(delay):
                     await self._hurry.wait()
 
     async def wait_live(self) -> None:
@@ -163,12 +167,16 @@ class Connection:
         finally:
             pumping.cancel()
             self._end()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self.close_timeout):
-                    await socket.close()
+            await self._close(socket)
         if not pumping.cancelled() and (exc := pumping.exception()) is not None:
             logger.error("reading the WebSocket failed", exc_info=exc)
         return clock() - opened >= _STEADY
+
+    async def _close(self, socket: AnySocket) -> None:
+        dead = isinstance(socket, Socket) and socket.silent  # it will not answer
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.0 if dead else self.close_timeout):
+                await socket.close()
 
     async def _pump(self, socket: AnySocket) -> None:
         """Hand on every frame. Nothing here waits for anybody but the socket."""
@@ -197,7 +205,7 @@ class Connection:
             logger.exception("a frame could not be handled")
 
     def _maybe_go_live(self, frame: Frame) -> None:
-        if b'"status"' not in frame[:24]:
+        if not _is_status(frame):
             return  # another message slipped in before the greeting: server.py registers the socket first
         if self._failures >= _WARN_AFTER or self.refusal is not None:
             logger.info("the WebSocket is open again")
@@ -224,17 +232,22 @@ class Connection:
         self._changed.set()
 
     def _question(self, socket: Socket) -> None:
-        if self._doubt is None:
+        if self._doubt is None or self._doubt.done():
             self._doubt = asyncio.create_task(self._answer(socket), name="acomfy-heartbeat")
 
     async def _answer(self, socket: Socket) -> None:
         """Ask by HTTP whether a silent socket is dead, or its server merely busy."""
         try:
             await self._ask()
-        except ServerError:
+        except AcomfyError:
             socket.listen_again()  # nothing is known: the server may be stalled, or gone; HTTP decides that elsewhere
         else:
             if socket.silent:
                 self.reopen("it misses pongs while HTTP answers")
-        finally:
-            self._doubt = None
+
+
+def _is_status(frame: Frame) -> bool:
+    try:
+        return frames.parse(frame)[0] == "status"
+    except ProtocolError:
+        return False

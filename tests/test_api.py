@@ -25,57 +25,16 @@ from acomfy.simulator import SimulatedServer
 
 from .conftest import MS
 from .graphs import color_of, gated, saved, streamed
+from .other_servers import HTML, answering, respond, saying
 from .shell import Gates, client, eventually, gates, quick_client, quick_delays, server
 
 pytestmark = pytest.mark.anyio
 
 __all__ = ["client", "gates", "server"]
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
 UNKNOWN_ID = "c0ffee00-0000-4000-8000-000000000000"
 CANARY = "canary-7f3a9d"
 PEM = Path(__file__).parent / "localhost.pem"
-
-
-@asynccontextmanager
-async def answering(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """A server that answers every request by one handler; gives its address."""
-    runner = web.ServerRunner(web.Server(handler, access_log=None), shutdown_timeout=0.01)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
-    await site.start()
-    try:
-        yield f"{'http' if tls is None else 'https'}://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
-@asynccontextmanager
-async def saying(data: bytes, *, then_wait: bool = False) -> AsyncIterator[str]:
-    """A server that says these bytes to everybody once it was sent something, and hangs up, or stays silent."""
-    gone: list[asyncio.Task[None]] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        gone.append(task)
-        try:
-            await reader.read(1 << 16)
-            writer.write(data)
-            if then_wait:
-                await reader.read()
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-        for task in gone:
-            task.cancel()
-        await asyncio.gather(*gone, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -279,16 +238,6 @@ async def test_requests_go_below_the_path_prefix() -> None:
 
 
 # --- Answers that are none -------------------------------------------------------------------------------------------
-
-HTML = "<html><head><title>Please log in</title></head></html>"
-
-
-def respond(status: int, text: str = "", content_type: str = "text/html", **headers: str) -> Handler:
-    async def handler(request: web.BaseRequest) -> web.Response:
-        await request.read()
-        return web.Response(status=status, text=text, content_type=content_type, headers=headers)
-
-    return handler
 
 
 @pytest.mark.parametrize(

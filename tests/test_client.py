@@ -342,6 +342,23 @@ async def test_closing_gives_waiters_client_closed_and_cancels_what_run_submitte
         assert len((await (await other.attach(kept.prompt_id))).images) == 1
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+async def test_closing_with_a_thousand_live_jobs_is_quick(server: SimulatedServer, frozen: bool) -> None:
+    server.hold()
+    client = acomfy.Client(server.url)
+    waiting = [asyncio.create_task(client.run(saved(color))) for color in range(1000)]
+    await server.wait_for(lambda: len(server.queue) == 1000)
+    if frozen:
+        server.faults.freeze()
+    async with asyncio.timeout(5):
+        await client.aclose()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {acomfy.ClientClosed}
+    assert len(server.queue) == (1000 if frozen else 0)
+    assert tasks_of_the_library() == []
+    server.faults.clear()
+
+
 async def test_attach_finds_running_waiting_and_finished_prompts(
     server: SimulatedServer, client: acomfy.Client, gates: Gates
 ) -> None:

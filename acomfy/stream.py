@@ -51,15 +51,23 @@ class Buffer:
         self._ended = True
         self._wake()
 
+    def close(self) -> None:
+        """Let the reader finish at once."""
+        self._waiting.clear()
+        self.end()
+
     async def get(self) -> events.Event:
         """Wait for the next event. Cancelling it loses none.
 
         Raises:
             StopAsyncIteration: It ended.
+            RuntimeError: Another task waits for it.
         """
         while not self._waiting:
             if self._ended:
                 raise StopAsyncIteration
+            if self._wakeup is not None and not self._wakeup.done():
+                raise RuntimeError("another task waits for the next event; each reader needs an iterator of its own")
             self._wakeup = asyncio.get_running_loop().create_future()
             await self._wakeup
         return self._waiting.popitem(last=False)[1]
@@ -107,9 +115,9 @@ class EventStream:
         return await self._buffer.get()
 
     async def aclose(self) -> None:
-        """Stop listening."""
+        """Stop listening, and end: what waits is not read any more."""
         self.__del__()
 
     def __del__(self) -> None:
-        self._buffer.end()
+        self._buffer.close()
         self._close(self._buffer)

@@ -198,7 +198,8 @@ def test_nodes_before_a_wanted_output_are_kept_and_expanded_ones_count_as_what_t
 
 
 def test_an_entry_that_does_not_tell_what_was_asked_for_keeps_all() -> None:
-    for prompt in (None, [], [1, "id"], {"prompt": {}}, {"outputs_to_execute": []}, [1, "id", {"1": 5}, {}, []]):
+    prompts: list[Any] = [None, [], [1, "id"], {"prompt": {}}, {"outputs_to_execute": []}, [1, "id", {"1": 5}, {}, []]]
+    for prompt in prompts:
         entry = {"prompt": prompt, "outputs": {"2": {"images": []}}}
         assert look.history_outputs(entry) == {"2": ("2", {"images": []})}
 

@@ -194,9 +194,21 @@ def finished(index: int = 0, seed: int | None = 5, **more: Any) -> Finished:
 
 def test_a_prompt_is_told_in_a_line() -> None:
     assert describe(finished(files=(Path("a.png"), Path("b.png"))), 3, 8) == "[3/8] seed 5: a.png, b.png"
-    assert describe(finished(1, None), 1, 2) == "[1/2] prompt 2: done, without files"
+    assert describe(finished(1, None), 1, 2) == "[1/2] prompt 2: without files"
     assert describe(finished(state="failed", error="no"), 1, 1) == "[1/1] seed 5: failed: no"
-    assert describe(finished(error="cannot save"), 1, 1) == "[1/1] seed 5: cannot save"
+    assert describe(finished(error="cannot save"), 1, 1) == "[1/1] seed 5: failed: cannot save"
+
+
+def test_a_reason_is_told_once() -> None:
+    summary = Summary(3)
+    first, second = finished(0, state="failed", error="id-0 broke"), finished(1, state="failed", error="id-1 broke")
+    for prompt in (first, second):
+        summary.add(prompt)
+        repeats = summary.repeats(prompt)
+    assert repeats
+    assert describe(second, 2, 3, repeats=True) == "[2/3] seed 5: failed: same reason as before"
+    summary.add(third := finished(2, state="failed", error="other"))
+    assert not summary.repeats(third) and not summary.repeats(finished(3))
 
 
 def test_a_run_is_summed_up_in_a_line() -> None:

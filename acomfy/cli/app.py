@@ -71,7 +71,7 @@ def run(
     ],
     server: Annotated[
         str | None,
-        typer.Option(metavar="URL", help=f"The ComfyUI server. [default: $ACOMFY_URL, else {DEFAULT_SERVER}]"),
+        typer.Option(metavar="URL", help=f"The ComfyUI server; without it $ACOMFY_URL, else {DEFAULT_SERVER}."),
     ] = None,
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Use a simulated server instead: no ComfyUI and no GPU needed.")
@@ -88,7 +88,7 @@ def run(
         str | None,
         typer.Option(
             metavar="random|N",
-            help="A random seed for every prompt, or N, N+1, ... [default: what is in the workflow]",
+            help="A random seed for every prompt, or N, N+1, ...; without it the workflow's own.",
         ),
     ] = None,
     count: Annotated[int, typer.Option(metavar="N", min=1, help="How many prompts to run.")] = 1,
@@ -124,7 +124,7 @@ def serve(
     output_dir: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", file_okay=False, help="Where SaveImage saves. [default: a directory that goes at the end]"
+            metavar="DIR", file_okay=False, help="Where SaveImage saves; without it a directory that goes at the end."
         ),
     ] = None,
 ) -> None:
@@ -192,9 +192,11 @@ async def _run(plan: Plan, report: Report) -> int:
     summary, start = Summary(plan.variants.count), time.monotonic()
     if plan.variants.all_same:
         report.note("all prompts are the same, and a server runs the same thing once; --seed random makes them differ")
-    with Interrupts(
-        lambda: report.note("cancelling the prompts of this run; Ctrl-C again leaves at once")
-    ) as interrupts:
+
+    def stopping() -> None:
+        report.note("cancelling the prompts of this run; Ctrl-C again leaves at once")
+
+    with Interrupts(stopping, report.abandon) as interrupts:
         try:
             async with _client(plan) as client:
                 await _run_on(client, plan, report, summary, interrupts.first)
@@ -224,7 +226,7 @@ async def _client(plan: Plan) -> AsyncGenerator[Client, None]:
 
 async def _run_on(client: Client, plan: Plan, report: Report, summary: Summary, stop: asyncio.Event) -> None:
     def tell(prompt: Finished) -> None:
-        summary.finished.append(prompt)
+        summary.add(prompt)
         report.finished(prompt, summary)
 
     await client.api.get_prompt()  # tells at once when there is no server, which a submit would wait for

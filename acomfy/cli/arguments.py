@@ -116,7 +116,7 @@ class Variants:
         self.count = count
         self.seeds: list[int | None] = []
         self._workflow = workflow
-        self._seed = seed
+        self._seed: Seed = seed
         self._inputs = seed_inputs(workflow)
         if seed is not None and not self._inputs:
             raise UsageError("--seed: no node of the workflow has a number as its seed or noise_seed")

@@ -20,7 +20,7 @@ from ..errors import AcomfyError
 from ..events import Executing, ExecutionStart, Progress
 from ..job import Job
 from ..workflow import Workflow, title_of
-from .reports import Finished, Summary, closing_words, name_of, outcome
+from .reports import Finished, Summary, closing_words, name_of, outcome, state_of
 
 _FRAME_TIME = 0.1
 _POSITION_TIME = 0.5
@@ -195,12 +195,11 @@ class Terminal:
         self._console = console
 
     def finished(self, prompt: Finished, summary: Summary) -> None:
-        well = prompt.error is None
         line = Text.assemble(
-            ("done   " if well else "failed ", "green" if well else "bold red"),
+            (f"{state_of(prompt):<6} ", "green" if prompt.error is None else "bold red"),
             (name_of(prompt.index, prompt.seed), "bold"),
             "  ",
-            outcome(prompt),
+            outcome(prompt, repeats=summary.repeats(prompt)),
         )
         self._console.print(line, soft_wrap=True)
 
@@ -217,11 +216,15 @@ class Terminal:
     ) -> AsyncGenerator[None, None]:
         """Draw bars until the block is left."""
         watch = Watch(lambda job: _job_name(job, seeds), titles(workflow))
-        with Live(console=self._console, auto_refresh=False, transient=True) as live:
-            tasks = [
-                asyncio.create_task(self._draw(live, client, watch, summary)),
-                asyncio.create_task(_look(client, watch)),
-            ]
+
+        def picture() -> RenderableType:
+            room = max(1, self._console.height - 4)
+            done, total = len(summary.finished), summary.total
+            return draw(watch.screen(_under_way(client), done, total, room, time.monotonic()))
+
+        # Composed anew also when a line is printed above it, so that what is told there has left its row.
+        with Live(console=self._console, get_renderable=picture, auto_refresh=False, transient=True) as live:
+            tasks = [asyncio.create_task(_refresh(live, client, watch)), asyncio.create_task(_look(client, watch))]
             try:
                 yield
             finally:
@@ -230,14 +233,15 @@ class Terminal:
                 await asyncio.gather(*tasks, return_exceptions=True)
                 await watch.aclose()
 
-    async def _draw(self, live: Live, client: Client, watch: Watch, summary: Summary) -> None:
-        while True:
-            jobs = _under_way(client)
-            watch.follow(jobs)
-            room = max(1, self._console.height - 4)
-            screen = watch.screen(jobs, len(summary.finished), summary.total, room, time.monotonic())
-            live.update(draw(screen), refresh=True)
-            await asyncio.sleep(_FRAME_TIME)
+    def abandon(self) -> None:
+        self._console.show_cursor(True)  # the bars hide it
+
+
+async def _refresh(live: Live, client: Client, watch: Watch) -> None:
+    while True:
+        watch.follow(_under_way(client))
+        live.refresh()
+        await asyncio.sleep(_FRAME_TIME)
 
 
 async def _look(client: Client, watch: Watch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -76,6 +77,16 @@ class Summary:
     sheet: Path | None = None
     stopped: Stopped | None = None
     error: str | None = None
+    _reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, prompt: Finished) -> None:
+        """Count a prompt in."""
+        self.finished.append(prompt)
+        self._reasons[_reason(prompt)] += 1
+
+    def repeats(self, prompt: Finished) -> bool:
+        """Tell whether a prompt failed for a reason that was told before."""
+        return prompt.error is not None and self._reasons[_reason(prompt)] > 1
 
     @property
     def succeeded(self) -> int:
@@ -91,6 +102,10 @@ class Summary:
     def files(self) -> int:
         """How many files were saved."""
         return sum(len(prompt.files) for prompt in self.finished)
+
+
+def _reason(prompt: Finished) -> str:
+    return (prompt.error or "").replace(prompt.prompt_id, "")
 
 
 class Report(Protocol):
@@ -111,6 +126,9 @@ class Report(Protocol):
         """Show what happens on the client until the block is left."""
         ...
 
+    def abandon(self) -> None:
+        """Give the terminal back as it was: the program ends on the spot."""
+
 
 class _Quiet:
     """What reports share that show nothing while prompts run."""
@@ -119,6 +137,9 @@ class _Quiet:
         self, client: Client, workflow: Workflow, summary: Summary, seeds: Sequence[int | None]
     ) -> AbstractAsyncContextManager[None]:
         return nullcontext()
+
+    def abandon(self) -> None:
+        pass
 
     def note(self, text: str) -> None:
         print(f"acomfy: {text}", file=sys.stderr, flush=True)
@@ -129,7 +150,7 @@ class Lines(_Quiet):
 
     def finished(self, prompt: Finished, summary: Summary) -> None:
         print(
-            describe(prompt, len(summary.finished), summary.total),
+            describe(prompt, len(summary.finished), summary.total, repeats=summary.repeats(prompt)),
             file=sys.stdout if prompt.error is None else sys.stderr,
             flush=True,
         )
@@ -171,16 +192,24 @@ class JSONLines(_Quiet):
         print(json.dumps(members), flush=True)
 
 
-def describe(prompt: Finished, number: int, total: int) -> str:
+def describe(prompt: Finished, number: int, total: int, *, repeats: bool = False) -> str:
     """Say in a line how a prompt ended: ``[3/8] seed 5: out/ComfyUI_00003_.png``."""
-    return f"[{number}/{total}] {name_of(prompt.index, prompt.seed)}: {outcome(prompt)}"
+    state = "" if prompt.error is None else f"{state_of(prompt)}: "
+    return f"[{number}/{total}] {name_of(prompt.index, prompt.seed)}: {state}{outcome(prompt, repeats=repeats)}"
 
 
-def outcome(prompt: Finished) -> str:
-    """Name the files of a prompt, or say what went wrong."""
+def state_of(prompt: Finished) -> str:
+    """Say in a word how a prompt ended: ``done``, ``failed``, ``cancelled`` or ``lost``."""
+    if prompt.error is None:
+        return "done"
+    return "failed" if prompt.state == "completed" else prompt.state  # completed, but its files are not saved
+
+
+def outcome(prompt: Finished, *, repeats: bool = False) -> str:
+    """Name the files of a prompt, or say what went wrong, unless that was said before."""
     if prompt.error is not None:
-        return prompt.error if prompt.state == "completed" else f"{prompt.state}: {prompt.error}"
-    return ", ".join(map(str, prompt.files)) or "done, without files"
+        return "same reason as before" if repeats else prompt.error
+    return ", ".join(map(str, prompt.files)) or "without files"
 
 
 def name_of(index: int, seed: int | None) -> str:

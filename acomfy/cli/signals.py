@@ -18,14 +18,18 @@ class Interrupts:
 
     Args:
         on_first: Called in the loop when the first one came.
+        on_second: Called when the second one came, right before the process ends.
 
     Attributes:
         first: Set when the first one came.
     """
 
-    def __init__(self, on_first: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, on_first: Callable[[], None] = lambda: None, on_second: Callable[[], None] = lambda: None
+    ) -> None:
         self.first = asyncio.Event()
         self._on_first = on_first
+        self._on_second = on_second
         self._loop = asyncio.get_running_loop()
         self._signal: int | None = None
         self._previous: dict[int, Any] = {}
@@ -48,6 +52,7 @@ class Interrupts:
 
     def _came(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:
+            self._on_second()
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
             os._exit(128 + number)

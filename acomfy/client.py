@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import ssl as ssl_module
 import uuid
@@ -442,7 +443,7 @@ class Client:
 
     def _attached(self, prompt_id: str, graph: Graph, item: look.QueueItem | None, entry: dict[str, Any] | None) -> Job:
         streams = frozenset(node for node, about in graph.items() if about.get("class_type") in self._stream_classes)
-        job = Job(TrackedPrompt(prompt_id, orjson.dumps(graph), streams), PromptOptions(), self, None)
+        job = Job(TrackedPrompt(prompt_id, json.dumps(graph).encode(), streams), PromptOptions(), self, None)
         job.prompt.number = item.number if item is not None else None
         self._live.add(job)
         self._watch.posted(job, statuses=-1)
@@ -527,6 +528,10 @@ class Client:
     def queue_changes(self) -> int:
         """Give a number that changes when the server's queue does."""
         return self._router.statuses
+
+    def wake_at_queue_change(self, pulse: asyncio.Event) -> None:
+        """Have an event set when the server's queue changes next."""
+        self._live.queue_watchers.add(pulse)
 
     # --- The ways out ----------------------------------------------------------------------------------------------
 

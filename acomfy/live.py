@@ -26,7 +26,7 @@ from .errors import (
 from .job import Job
 from .outputs import Produced, produced_by
 from .result import Output, Result, Source
-from .router import Delivery, Router, TrackedPrompt
+from .router import Delivery, Router, Run, TrackedPrompt
 from .stream import Buffer
 from .verdict import JobState, Verdict
 
@@ -41,6 +41,7 @@ class LiveJobs:
         on_unclear: Called with a job that ended on the server without our knowing all of it.
         on_failed: Called with a job and the error that it is about to get; True: the job goes on, submitted anew.
         listeners: The buffers of those who listen to what belongs to no prompt.
+        queue_watchers: Set, and forgotten, when the server's queue changes next.
     """
 
     def __init__(self, router: Router, api: Api, transfers: asyncio.Semaphore) -> None:
@@ -48,6 +49,7 @@ class LiveJobs:
         self.on_unclear: Callable[[Job], None] = lambda job: None
         self.on_failed: Callable[[Job, BaseException], bool] = lambda job, error: False
         self.listeners: list[Buffer] = []
+        self.queue_watchers: set[asyncio.Event] = set()
         self._api = api
         self._transfers = transfers
         self._jobs: dict[TrackedPrompt, Job] = {}
@@ -112,14 +114,22 @@ class LiveJobs:
                 self._held.popleft()()
 
     def _route(self, receive: Callable[[bytes], Delivery | None], frame: bytes) -> None:
+        statuses = self.router.statuses
         delivery = receive(frame)
         if delivery is not None:
             self._deliver(delivery)
+        if self.queue_watchers and self.router.statuses != statuses:
+            self._wake_watchers()
+
+    def _wake_watchers(self) -> None:
+        for pulse in self.queue_watchers:
+            pulse.set()
+        self.queue_watchers.clear()
 
     def _deliver(self, delivery: Delivery) -> None:
         prompt, event = delivery
         if prompt is None:
-            for buffer in self.listeners:
+            for buffer in tuple(self.listeners):  # a listener may be let go meanwhile
                 buffer.put(event)
             return
         job = self._jobs[prompt]
@@ -155,22 +165,24 @@ class LiveJobs:
 
     def conclude_by_history(self, job: Job, entry: Mapping[str, Any]) -> None:
         """Settle a job by its history entry, and by what its messages told before."""
-        prompt, run = job.prompt, job.prompt.run
+        prompt = job.prompt
+        run = prompt.run = prompt.run or Run(None)
+        run.executed = {**look.history_outputs(entry), **run.executed}
         outcome = prompt.verdict or verdict.from_history(prompt.prompt_id, entry, prompt.titles())
         if outcome.error is not None:
             self.fail(job, outcome.error)
         elif (missing := self.missing_stream(job, entry)) is not None:
             self.fail(job, self._images_lost(job, missing))
         else:
-            heard = {} if run is None else run.executed
-            cached = look.history_cached(entry) if run is None or run.cached is None else run.cached
-            self._succeed(job, {**look.history_outputs(entry), **heard}, cached)
+            self._succeed(job, run.executed, look.history_cached(entry) if run.cached is None else run.cached)
 
     def conclude_without_history(self, job: Job) -> None:
         """Settle a job whose success was heard but whose history entry is gone, by what its messages told."""
         missing = job.prompt.incomplete_stream(job.prompt.stream_nodes)
         if missing is not None:
             self.fail(job, self._images_lost(job, missing))
+        elif job.prompt.may_lack_outputs():
+            self.fail(job, JobLost(job.prompt_id, "evicted"))
         else:
             run = job.prompt.run
             self._succeed(job, {} if run is None else run.executed, None if run is None else run.cached)
@@ -187,8 +199,8 @@ class LiveJobs:
             return
         if job.rejection is not None:
             error = job.rejection
-        elif job.cancel_requested and isinstance(error, JobInterrupted | JobLost):
-            error = JobCancelled(job.prompt_id)  # it is gone, and gone is what was wanted
+        elif job.cancel_requested and _is_gone(error):
+            error = JobCancelled(job.prompt_id)  # gone is what was wanted
         self._remove(job)
         if not self.on_failed(job, error):
             job.settle(error, _state_after(error, job))
@@ -212,6 +224,11 @@ class LiveJobs:
         run = job.prompt.run
         images = [] if run is None else run.streamed.get(node_id, [])
         return OutputMissing(job.prompt_id, node_id, received=tuple(image.image for image in images))
+
+
+def _is_gone(error: BaseException) -> bool:
+    """Tell whether an error says that the prompt is on the server no more, not just out of reach."""
+    return isinstance(error, JobInterrupted) or (isinstance(error, JobLost) and error.reason != "unreachable")
 
 
 def _produced(job: Job, executed: ExecutedNodes) -> list[Produced]:

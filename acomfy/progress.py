@@ -39,6 +39,14 @@ def upstream(nodes: Mapping[str, Mapping[str, Any]], targets: Iterable[str]) -> 
     return found
 
 
+def sinks(nodes: Mapping[str, Mapping[str, Any]], targets: Iterable[str] | None) -> list[str]:
+    """Give the nodes that no other depends on; ``targets`` are the outputs asked for, None means all."""
+    if targets is not None:
+        return [target for target in targets if target in nodes]
+    used = {source for node in nodes.values() for source in _sources(node)}
+    return [node_id for node_id in nodes if node_id not in used]
+
+
 def _sources(node: Mapping[str, Any]) -> list[str]:
     """Give the nodes that a node's links name, whether they exist or not."""
     inputs = node.get("inputs")

@@ -41,7 +41,7 @@ from typing import Any, TypeAlias, TypeVar
 from . import events, frames, verdict
 from .errors import ProtocolError
 from .outputs import StreamedImage
-from .progress import weigh, weights
+from .progress import sinks, weigh, weights
 from .verdict import JobState, Verdict
 
 E = TypeVar("E")
@@ -58,7 +58,7 @@ class Run:
         cached: The nodes that need no run; None when that was missed.
         node: The node of the last ``executing``.
         display_node: The node of the prompt that ``node`` stands for.
-        ran: The nodes of the prompt that began, in order.
+        ran: The generation in which each node of the prompt began last, in the order in which they began.
         step: The newest ``progress`` frame since ``node`` began, unparsed.
         state: The newest ``progress_state`` frame, unparsed.
         preview: The newest picture that is no output.
@@ -88,7 +88,7 @@ class Run:
         self.cached: tuple[str, ...] | None = None
         self.node: str | None = None
         self.display_node: str | None = None
-        self.ran: dict[str, None] = {}
+        self.ran: dict[str, int] = {}
         self.step: bytes | None = None
         self.state: bytes | None = None
         self.preview: events.PreviewImage | None = None
@@ -209,6 +209,21 @@ class TrackedPrompt:
         """Parse the newest ``progress_state``; None when there is none that can be read."""
         state = None if self.run is None else _readable(self.run.state, events.ProgressState)
         return state if state is not None and state.prompt_id == self.prompt_id else None
+
+    def may_lack_outputs(self) -> bool:
+        """Tell whether something that the prompt showed may have been missed, when the end was heard but not all of it.
+
+        A node's output cannot have been missed if the node began in the generation of the verdict, or if the output is
+        here. That is asked of the nodes that no other depends on, which are the outputs of a graph.
+        """
+        run = self.run
+        if run is None:
+            return True
+        here = {*run.executed, *(display_node for display_node, _ in run.executed.values())}
+        for node_id in sinks(self.nodes(), self.targets):
+            if node_id not in here and run.ran.get(node_id) != self.verdict_generation:
+                return True
+        return False
 
     def incomplete_stream(self, expected: Iterable[str]) -> str | None:
         """Give the first of these streaming nodes of which pictures may have been missed; None when there is none.
@@ -466,7 +481,7 @@ class Router:
         run.node = node
         run.display_node = display_node
         run.step = None
-        run.ran[display_node] = None
+        run.ran[display_node] = self.generation
         if node in prompt.stream_nodes:
             run.streaming_since.setdefault(node, self.generation)
 

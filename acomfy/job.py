@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Protocol
@@ -12,13 +11,14 @@ from typing import Any, Literal, Protocol
 from . import frames
 from .errors import (
     ClientClosed,
+    JobCancelled,
     JobFailed,
     JobInterrupted,
     JobLost,
     JobStalled,
     NodeProblem,
+    OutputMissing,
     PromptRejected,
-    ProtocolError,
 )
 from .events import (
     Event,
@@ -36,6 +36,8 @@ from .stream import Buffer, EventStream
 from .verdict import JobState
 
 TERMINAL = (ExecutionSuccess, ExecutionError, ExecutionInterrupted)
+
+_ALMOST = 0.999
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class JobOwner(Protocol):
 
     def queue_changes(self) -> int: ...
 
+    def wake_at_queue_change(self, pulse: asyncio.Event) -> None: ...
+
 
 class Job:
     """One prompt on the server. Compares by identity.
@@ -87,12 +91,13 @@ class Job:
         "_buffers",
         "_exc",
         "_exc_traceback",
+        "_furthest",
         "_on_done",
         "_owner",
         "_pulses",
         "_result",
         "_state",
-        "_verdict_told",
+        "_verdict",
         "_waiters",
         "attempt",
         "cancel_note",
@@ -130,7 +135,8 @@ class Job:
         self._on_done: list[Callable[[Job], None]] = []
         self._buffers: list[Buffer] = []
         self._pulses: list[asyncio.Event] = []
-        self._verdict_told = False
+        self._verdict: Event | None = None
+        self._furthest = 0.0
 
     def __repr__(self) -> str:
         return f"<Job {self.prompt_id} {self.state}>"
@@ -188,7 +194,11 @@ class Job:
     @property
     def progress(self) -> float:
         """The part that is done, 0 to 1, over the nodes that will run. Never goes back; 1.0 on success alone."""
-        return 1.0 if self._result is not None else self.prompt.progress()
+        if self._result is not None:
+            return 1.0
+        # A verdict may still turn out to lack pictures, and a prompt that is submitted anew begins at 0.
+        self._furthest = max(self._furthest, min(self.prompt.progress(), _ALMOST))
+        return self._furthest
 
     @property
     def preview(self) -> PreviewImage | None:
@@ -245,6 +255,7 @@ class Job:
                 yield self
                 await self._until(next_time)
                 while self._appearance() == seen and not self.done():
+                    self._owner.wake_at_queue_change(pulse)
                     await pulse.wait()
                     pulse.clear()
             yield self
@@ -284,6 +295,8 @@ class Job:
         for event in self._known_events():
             buffer.put(event)
         if self.done():
+            if self._verdict is not None:
+                buffer.put(self._verdict)
             buffer.end()
         else:
             self._buffers.append(buffer)
@@ -310,36 +323,34 @@ class Job:
                 yield from images
             if run.state is not None:
                 yield frames.lazy_progress_state(prompt_id, run.state)
-            if run.step is not None:
-                with suppress(ProtocolError):
-                    yield frames.decode_text(run.step)
+            step = self.prompt.newest_step()
+            if step is not None:
+                yield step
             if run.preview is not None:
                 yield run.preview
-        if self.done():
-            yield from self._verdict_event()
 
-    def _verdict_event(self) -> Iterator[Event]:
-        """Yield the event that says how it ended, also where that was learnt by HTTP; none for what is no verdict."""
+    def _verdict_by_http(self) -> Event | None:
+        """Make the event that says how it ended, where none was heard; None for what is no verdict of the server."""
         exc = self._exc
-        if self._result is not None:
-            yield ExecutionSuccess(self.prompt_id)
-        elif isinstance(exc, JobFailed):
-            yield ExecutionError(
+        if self._result is not None or isinstance(exc, OutputMissing):
+            return ExecutionSuccess(self.prompt_id)
+        if isinstance(exc, JobFailed):
+            return ExecutionError(
                 self.prompt_id, exc.node_id, exc.class_type, exc.exception_type, exc.exception_message, exc.traceback
             )
-        elif isinstance(exc, JobInterrupted):
-            yield ExecutionInterrupted(self.prompt_id)
+        if isinstance(exc, JobInterrupted) or (isinstance(exc, JobCancelled) and self.prompt.run is not None):
+            return ExecutionInterrupted(self.prompt_id)
+        return None
 
     # --- For the client --------------------------------------------------------------------------------------------
 
     def deliver(self, event: Event) -> None:
-        """Hand an event to those who listen; none after the verdict."""
-        if self._verdict_told:
-            return
-        if isinstance(event, TERMINAL) and self.prompt.verdict is not None:
-            self._verdict_told = True
-        for buffer in self._buffers:
-            buffer.put(event)
+        """Hand an event to those who listen. The verdict is kept for the outcome, and nothing comes after it."""
+        if self.prompt.verdict is None:
+            for buffer in self._buffers:
+                buffer.put(event)
+        elif isinstance(event, TERMINAL):
+            self._verdict = event
         self.pulse()
 
     def pulse(self) -> None:
@@ -365,7 +376,7 @@ class Job:
         self.prompt = prompt
         self.attempt += 1
         self.posted_at = None
-        self._verdict_told = False
+        self._verdict = None
         self._count_listeners()
         self.pulse()
 
@@ -389,12 +400,13 @@ class Job:
         self._on_done = []
 
     def _tell_the_end(self) -> None:
+        self._verdict = self._verdict or self._verdict_by_http()
         for buffer in self._buffers:
-            if not self._verdict_told:
-                for event in self._verdict_event():
-                    buffer.put(event)
+            if self._verdict is not None:
+                buffer.put(self._verdict)
             buffer.end()
         self._buffers = []
+        self._count_listeners()
         self.pulse()
         if self.prompt.run is not None:
             self.prompt.run.let_go()

@@ -442,6 +442,15 @@ def test_pictures_without_metadata_belong_to_the_node_of_the_last_executing_or_s
     assert told.streamed() == {"8": [PNG + b"\x00", PNG + b"\x01", PNG + b"\x02"]}
 
 
+def test_a_picture_belongs_to_a_node_that_just_began_and_not_to_the_step_before(told: Told) -> None:
+    told.start()
+    told.executing("5")
+    told.progress(4, 4, "5")
+    told.executing("8")
+    told.picture(PNG)
+    assert told.streamed() == {"8": [PNG]}
+
+
 def test_two_streaming_nodes_keep_their_pictures_apart_and_in_order() -> None:
     told = Told(A, streams=("8", "9"))
     told.start()
@@ -539,6 +548,16 @@ def test_the_window_stays_open_over_what_tells_nothing_of_the_running_prompt(tol
     told.router.receive(encode(foreign))
     told.says("executing", node="3")
     told.picture_of("1", prompt_id=FOREIGN)
+    told.picture(PNG)
+    assert told.streamed() == {"8": [PNG]}
+
+
+def test_the_window_stays_open_when_another_prompt_comes_or_goes() -> None:
+    told = Told(A, B)
+    told.start()
+    told.executing("8")
+    told.router.forget(told.prompts[B])
+    told.register("cccc")
     told.picture(PNG)
     assert told.streamed() == {"8": [PNG]}
 
@@ -845,6 +864,20 @@ def test_what_is_kept_for_progress_can_be_let_go(told: Told) -> None:
     assert run is not None
     run.let_go()
     assert (run.step, run.state, run.preview) == (None, None, None)
+
+
+def test_a_run_tells_whether_anything_was_produced(told: Told) -> None:
+    told.start()
+    run = told.prompts[A].run
+    assert run is not None and not run.has_outputs
+    told.picture_of("5")
+    assert not run.has_outputs
+    told.picture_of("8", PNG)
+    assert run.has_outputs
+    told.says("execution_start", prompt_id=A, timestamp=7)
+    told.executed("9")
+    run = told.prompts[A].run
+    assert run is not None and run.has_outputs and not run.streamed
 
 
 def test_titles_and_nodes_are_read_off_the_graph() -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import itertools
 import os
-import tempfile
+import secrets
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,7 +21,7 @@ class PartialFile:
     """A file that is being written under another name, beside the place where it will stand.
 
     A thread cannot be cancelled: its work goes on after the coroutine that waited for it gave up. So `discard` may
-    come while another method runs, and wins.
+    come while another method runs; what that still does is undone when it ends.
 
     Attributes:
         path: Where it will stand.
@@ -31,42 +33,65 @@ class PartialFile:
         self.overwrite = overwrite
         self._lock = threading.Lock()
         self._file: BinaryIO | None = None
-        self._temporary: Path | None = None
+        self._written: Path | None = None
         self._discarded = False
 
     def write(self, data: bytes | memoryview) -> None:
-        with self._lock:
+        with self._working():
             self._opened().write(data)
 
     def finish(self) -> Path:
         """Put the file in its place; give the path that it got."""
-        with self._lock:
+        with self._working():
             self._opened().close()
-            if self._temporary is None:
+            if self._written is None:
                 raise AssertionError("an open file has a name")
-            os.chmod(self._temporary, 0o666 & ~_umask())
             if self.overwrite:
-                os.replace(self._temporary, self.path)
+                os.replace(self._written, self.path)
+                self._written = None  # the file that stood there is gone: this one stays
                 return self.path
-            return _rename_to_free(self._temporary, self.path)
+            self._written = _rename_to_free(self._written, self.path)
+            return self._written
 
-    def discard(self) -> None:
-        """Remove what was written; once it is finished, that is nothing."""
-        with self._lock:
-            self._discarded = True
-            if self._file is not None:
-                self._file.close()
-            if self._temporary is not None:
-                self._temporary.unlink(missing_ok=True)
+    def discard(self, *, wait: bool = False) -> None:
+        """Remove the file, also when it is finished, unless it replaced another.
+
+        Args:
+            wait: When another method runs, wait for it; else it is that method that removes the file at its end.
+        """
+        self._discarded = True
+        if self._lock.acquire(blocking=wait):
+            try:
+                self._remove()
+            finally:
+                self._lock.release()
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        try:
+            with self._lock:
+                if self._discarded:
+                    raise ValueError("the file was discarded")
+                yield
+        finally:
+            # After the lock was let go: until then `discard` found it taken, and left the file to us.
+            if self._discarded:
+                self.discard()
 
     def _opened(self) -> BinaryIO:
-        if self._discarded:
-            raise ValueError("the file was discarded")
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=self.path.parent)
-            self._file, self._temporary = os.fdopen(handle, "wb"), Path(name)
+            self._written = self.path.with_name(f".{secrets.token_hex(8)}.part")
+            self._file = self._written.open("xb")
         return self._file
+
+    def _remove(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):  # it writes what it still holds, and the disk may be full
+                self._file.close()
+        if self._written is not None:
+            self._written.unlink(missing_ok=True)
+            self._written = None  # the name is free, and the next file of that name is another's
 
 
 def destination(dest: str | os.PathLike[str], filename: str) -> Path:
@@ -94,21 +119,22 @@ def _rename_to_free(temporary: Path, path: Path) -> Path:
 
 
 def _rename_to_new(temporary: Path, path: Path) -> None:
-    """Rename, but never over another file; on file systems without hard links the check comes just before."""
+    """Rename, but never over another file."""
     try:
         os.link(temporary, path)
     except FileExistsError:
         raise
     except OSError:
-        if path.exists() or path.is_symlink():
-            raise FileExistsError(path) from None
-        os.rename(temporary, path)
+        _rename_without_links(temporary, path)
     else:
         os.unlink(temporary)
 
 
-def _umask() -> int:
-    # There is no way to read it but to set it; a thread that makes a file in between gets the narrower mode.
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def _rename_without_links(temporary: Path, path: Path) -> None:
+    """Rename on a file system that knows no hard links (exFAT, some network shares): take the name first."""
+    path.open("xb").close()
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        path.unlink()
+        raise

@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -170,10 +170,7 @@ class Output:
             OSError: It cannot be written.
         """
         path = destination(dest, self.filename or f"{self.node_id}.txt")
-        if self._view is not None or self.text is not None:
-            data = self._view if self._view is not None else await self.read()
-            return await asyncio.to_thread(_write, path, data, overwrite)
-        return await self._retried(lambda: self._save_file(path, overwrite))
+        return await self._retried(lambda: self._save(PartialFile(path, overwrite=overwrite)))
 
     async def image(self) -> Image:
         """Give it as a ``PIL.Image.Image``, decoded in a thread. Pillow's limits against bombs hold.
@@ -189,15 +186,30 @@ class Output:
         async with self._opened() as response:
             return await response.read()
 
-    async def _save_file(self, path: Path, overwrite: bool) -> Path:
-        async with self._opened() as response:
-            part = PartialFile(path, overwrite=overwrite)
-            try:
-                async for chunk in response.content.iter_chunked(_CHUNK):
+    async def _save(self, part: PartialFile) -> Path:
+        try:
+            async with aclosing(self._chunks()) as chunks:
+                async for chunk in chunks:
                     await asyncio.to_thread(part.write, chunk)
-                return await asyncio.to_thread(part.finish)
-            finally:
-                await asyncio.to_thread(part.discard)
+            return await asyncio.to_thread(part.finish)
+        except BaseException:
+            part.discard()  # at once, for the next line may be cancelled
+            await asyncio.to_thread(part.discard, wait=True)
+            raise
+
+    async def _chunks(self) -> AsyncGenerator[bytes | memoryview, None]:
+        """Yield its bytes, a file's as they come.
+
+        A generator, so that an error of the disk does not pass through the request, which would take it for its own.
+        """
+        if self._view is not None:
+            yield self._view
+        elif self.text is not None:
+            yield await self.read()
+        else:
+            async with self._opened() as response:
+                async for chunk in response.content.iter_chunked(_CHUNK):
+                    yield chunk
 
     @asynccontextmanager
     async def _opened(self) -> AsyncGenerator[aiohttp.ClientResponse, None]:
@@ -221,15 +233,6 @@ class Output:
                     raise
             await asyncio.sleep(random.uniform(0.1, 0.3) * 3**number)
         raise AssertionError("the last try raises")
-
-
-def _write(path: Path, data: bytes | memoryview, overwrite: bool) -> Path:
-    part = PartialFile(path, overwrite=overwrite)
-    try:
-        part.write(data)
-        return part.finish()
-    finally:
-        part.discard()
 
 
 def _decode(data: bytes | memoryview) -> Image:

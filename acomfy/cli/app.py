@@ -34,7 +34,7 @@ _EXIT_CODES = (
     "Exit codes: 0 all prompts succeeded; 1 some failed; 2 the command line or the workflow is wrong; "
     "3 the server cannot be reached or refuses; 130 interrupted by Ctrl-C (143 by SIGTERM)."
 )
-_SIMULATED_SECONDS = 10.0  # a demonstration should last about as long as people like to watch
+_SIMULATED_SECONDS = 6.5  # of sampling in all; painting and saving come on top, on a slow machine as much again
 _SIMULATED_STEP_TIME = 0.05
 _STEPS = 20  # of the shipped examples
 

@@ -347,7 +347,7 @@ class Job:
     def deliver(self, event: Event) -> None:
         """Hand an event to those who listen. The verdict is kept for the outcome, and nothing comes after it."""
         if self.prompt.verdict is None:
-            for buffer in self._buffers:
+            for buffer in tuple(self._buffers):  # the garbage collector may let an iterator go meanwhile
                 buffer.put(event)
         elif isinstance(event, TERMINAL):
             self._verdict = event
@@ -401,11 +401,11 @@ class Job:
 
     def _tell_the_end(self) -> None:
         self._verdict = self._verdict or self._verdict_by_http()
-        for buffer in self._buffers:
+        buffers, self._buffers = self._buffers, []
+        for buffer in buffers:
             if self._verdict is not None:
                 buffer.put(self._verdict)
             buffer.end()
-        self._buffers = []
         self._count_listeners()
         self.pulse()
         if self.prompt.run is not None:

@@ -7,6 +7,7 @@ import gc
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 import acomfy
 from acomfy import look
 from acomfy.simulator import Node, NodeContext, SimulatedServer
+from acomfy.stream import Buffer
 
 from .conftest import MS
 from .graphs import color_of, gated, sampled, saved, streamed
@@ -672,6 +674,33 @@ async def test_closing_an_iterator_ends_the_listening(client: acomfy.Client, gat
     assert job.prompt.listeners == 0
     gates.open["a"].set()
     await job
+
+
+async def test_an_iterator_that_is_let_go_during_a_delivery_costs_the_others_nothing(
+    server: SimulatedServer, client: acomfy.Client, puppet: Puppet
+) -> None:
+    job = await client.submit(puppeteered())
+    await puppet.running.wait()
+    stop: list[Callable[[], None]] = []
+
+    class LetGo(Buffer):
+        def put(self, event: acomfy.Event) -> None:
+            stop.pop()()
+
+    for listeners, stop_listening in ((job._buffers, job._stop_listening), (client._live.listeners, None)):
+        buffer = LetGo()
+        listeners.append(buffer)
+        stop.append(partial(stop_listening or listeners.remove, buffer))
+    client._router.listeners = 1
+    events, others = job.events(), client.events()
+    puppet.do(lambda context: context.send("ours", {"prompt_id": context.prompt_id}))
+    puppet.do(lambda context: context.send("nobodys", {}))
+    puppet.end()
+    assert "Unknown" in kinds(await rest(events))
+    async with asyncio.timeout(5000 * MS):
+        while not isinstance(await anext(others), acomfy.Unknown):
+            pass
+    assert stop == []
 
 
 # --- position() ------------------------------------------------------------------------------------------------------

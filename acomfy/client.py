@@ -22,7 +22,6 @@ from .connection import AnySocket, Connection, Socket, backoff
 from .errors import (
     AuthenticationError,
     ClientClosed,
-    HTTPError,
     JobCancelled,
     JobLost,
     JobStalled,
@@ -214,9 +213,10 @@ class Client:
         except TimeoutError:
             logger.warning("closed before the server confirmed that all prompts of this client are off it")
             self._connection.close_timeout = 0.1  # it does not answer; nor will it answer the closing of the socket
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:  # one that ends may have started another
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         for session in (self._http, self._ws):
             if session is not None:
                 await session.close()
@@ -571,7 +571,7 @@ class Client:
     async def _or_none(self, request: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any] | None:
         try:
             return await request
-        except (ServerError, HTTPError) as exc:
+        except (ServerError, ClientClosed) as exc:
             logger.debug("the server does not tell what it can do: %s", exc)
             return None
 

@@ -172,7 +172,7 @@ async def test_oversize_frame_has_its_size_and_is_json(client: Client, server: S
 
 
 async def test_delayed_history_is_not_there_at_the_success(client: Client, server: SimulatedServer) -> None:
-    with server.faults.delay_history(100 * MS):
+    with server.faults.delay_history(300 * MS):
         prompt_id = await client.post(GRAPH)
         await server.wait_for(lambda: "execution_success" in client.kinds(prompt_id))
         assert await client.get(f"/history/{prompt_id}") == {}
@@ -213,7 +213,7 @@ async def test_somebody_else_deletes_clears_and_interrupts(client: Client, serve
 
 
 async def test_delayed_start_loses_an_interrupt_that_comes_before_it(client: Client, server: SimulatedServer) -> None:
-    with server.faults.delay_start(50 * MS):
+    with server.faults.delay_start(300 * MS):
         prompt_id = await client.post(GRAPH)
         await server.wait_for(lambda: server.queue.running)
         await client.send("/interrupt", {"prompt_id": prompt_id})

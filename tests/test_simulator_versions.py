@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
+from typing import Any
 
 import pytest
 
@@ -88,10 +90,18 @@ async def test_partial_execution_targets(version: str, new: bool) -> None:
 @between("0.3.56", "0.3.57")
 async def test_interrupt_of_another_prompt_is_global_on_old_servers(version: str, new: bool) -> None:
     async with SimulatedServer(version=version) as server, Client(server) as client:
-        server.add_node(*odd_nodes.ALL)
-        prompt_id = await client.post(chain(empty_image(), "Sleep", seconds=0.1))
+        asked = asyncio.Event()
+
+        @server.node("Wait", required={"value": ("*", {})}, outputs=("*",))
+        async def wait(context: NodeContext, value: Any) -> Any:
+            await asked.wait()
+            context.check_interrupted()
+            return value
+
+        prompt_id = await client.post(chain(empty_image(), "Wait"))
         await server.wait_for(lambda: server.sockets.executing_node == "2")
         await client.send("/interrupt", {"prompt_id": str(uuid.uuid4())})
+        asked.set()
         entry = await client.ended(prompt_id)
         assert (entry["status"]["status_str"] == "success") is new
 

@@ -517,17 +517,14 @@ class Router:
     # --- Pictures --------------------------------------------------------------------------------------------------
 
     def _picture(self, event: events.PreviewImage) -> Delivery | None:
-        if event.has_metadata:
-            prompt = self.live.get(event.prompt_id or "")
-        else:
-            prompt = self._window
-            if prompt is not None:
-                event = _attributed(event, prompt)
+        prompt = self.live.get(event.prompt_id or "") if event.has_metadata else self._window
         if prompt is None or prompt.verdict is not None:
             self.unattributed += 1
             return None
         prompt.touched = True
         run = prompt.run or self._joined(prompt)
+        if not event.has_metadata:
+            event = _attributed(event, prompt, run)
         if event.node_id is not None and event.node_id in prompt.stream_nodes:
             run.streamed.setdefault(event.node_id, []).append(event)
         else:
@@ -545,16 +542,14 @@ def _check_replay(kind: str, data: Any) -> None:
         raise ProtocolError(f"a {kind!r} message names no prompt")
 
 
-def _attributed(event: events.PreviewImage, prompt: TrackedPrompt) -> events.PreviewImage:
+def _attributed(event: events.PreviewImage, prompt: TrackedPrompt, run: Run) -> events.PreviewImage:
     """Fill in whose picture it is: the prompt of the window, and the node of its last step or ``executing``."""
-    node_id, display_node_id, run = event.node_id, None, prompt.run
-    if run is not None:
-        if node_id is None:
-            step = prompt.newest_step()
-            node_id = (None if step is None else step.node) or run.node
-        if node_id == run.node:
-            display_node_id = run.display_node
-    return events.PreviewImage(event.view, event.mime, prompt.prompt_id, node_id, display_node_id or node_id)
+    node_id = event.node_id
+    if node_id is None:
+        step = prompt.newest_step()
+        node_id = (None if step is None else step.node) or run.node
+    display_node_id = run.display_node if node_id == run.node else node_id
+    return events.PreviewImage(event.view, event.mime, prompt.prompt_id, node_id, display_node_id)
 
 
 _RULES: dict[str, Callable[[Router, TrackedPrompt, dict[str, Any]], None]] = {

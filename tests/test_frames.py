@@ -103,6 +103,11 @@ def test_execution_error_keeps_every_field_and_tells_a_block_from_a_failure() ->
     assert isinstance(blocked, events.ExecutionError) and blocked.blocked and blocked.timestamp is None
 
 
+@pytest.mark.parametrize("absent", [{}, {"traceback": None, "executed": None, "node_id": None}])
+def test_what_an_error_leaves_out_is_empty(absent: dict[str, Any]) -> None:
+    assert decoded("execution_error", {"prompt_id": P, **absent}) == events.ExecutionError(P, None, None, "", "")
+
+
 def test_progress_state_gives_every_node_by_its_id() -> None:
     nodes = {"5": {**NODE, "display_node_id": "5", "parent_node_id": None, "real_node_id": "5"}}
     event = decoded("progress_state", {"prompt_id": P, "nodes": nodes})
@@ -330,6 +335,30 @@ def test_a_picture_is_a_view_of_the_frame_and_not_a_copy() -> None:
     event = decode(frame)
     assert isinstance(event, events.PreviewImage)
     assert event.view.obj is frame and event.image == frame[8:]
+
+
+@pytest.mark.parametrize(
+    ("event", "frame"),
+    [
+        (events.PreviewImage(memoryview(JPEG), "image/jpeg"), struct.pack(">II", 1, 1) + JPEG),
+        (events.PreviewImage(memoryview(PNG), "image/png"), struct.pack(">II", 1, 2) + PNG),
+        (events.PreviewImage(memoryview(b""), "image/png"), struct.pack(">II", 1, 2)),
+        (
+            events.PreviewImage(memoryview(JPEG), "image/jpeg", node_id="12"),
+            struct.pack(">III16p", 1, 1, 0, b"12") + JPEG,
+        ),
+        (events.Text("", ""), struct.pack(">II", 3, 0)),
+        (events.Unknown("binary:9", b""), struct.pack(">I", 9)),
+    ],
+)
+def test_binary_frames_are_written_as_the_server_writes_them(event: events.Event, frame: bytes) -> None:
+    assert encode(event) == frame
+    assert decode(frame) == event
+
+
+def test_a_picture_that_the_router_attributed_is_written_without_its_names() -> None:
+    named = events.PreviewImage(memoryview(JPEG), "image/jpeg", P, "5", "5")
+    assert encode(named) == struct.pack(">II", 1, 1) + JPEG
 
 
 def test_event_3_is_text_of_a_node() -> None:

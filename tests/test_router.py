@@ -489,6 +489,16 @@ def test_a_preview_of_an_expanded_node_tells_the_node_that_it_stands_for(told: T
     assert (run.preview.node_id, run.preview.display_node_id) == ("5.0.0.3", "5")
 
 
+def test_a_preview_of_another_node_than_the_one_that_began_last_stands_for_itself(told: Told) -> None:
+    told.start()
+    told.executing("5.0.0.3")
+    told.progress(1, 4, "1")
+    told.picture()
+    run = told.prompts[A].run
+    assert run is not None and run.preview is not None
+    assert (run.preview.node_id, run.preview.display_node_id) == ("1", "1")
+
+
 def test_an_animated_preview_belongs_to_the_node_that_it_names(told: Told) -> None:
     told.start()
     told.executing("8")

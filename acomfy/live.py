@@ -75,6 +75,13 @@ class LiveJobs:
         self.router.register(job.prompt)
         self._jobs[job.prompt] = job
 
+    def rekey(self, job: Job, prompt_id: str) -> None:
+        """Take over the prompt_id that a server before 0.3.45 chose, if only to cancel by it a job that was let go."""
+        if job in self:
+            self.router.rekey(job.prompt, prompt_id)
+        else:
+            job.prompt.prompt_id = prompt_id
+
     def _remove(self, job: Job) -> None:
         self.router.forget(job.prompt)
         self._jobs.pop(job.prompt, None)

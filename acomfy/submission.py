@@ -131,7 +131,7 @@ class Submission:
         reply = await self._post_once(job)
         self._kept_id = reply.prompt_id == job.prompt_id
         if not self._kept_id:
-            self._live.router.rekey(job.prompt, reply.prompt_id)
+            self._live.rekey(job, reply.prompt_id)
         return reply
 
     async def _post_once(self, job: Job) -> PromptReply:

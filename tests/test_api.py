@@ -490,6 +490,9 @@ async def test_a_websocket_is_not_opened_where_a_redirect_points() -> None:
     async with answering(elsewhere) as other, answering(respond(307, Location=other)) as url, api_of(url) as api:
         with pytest.raises(acomfy.AuthenticationError) as caught:
             await open_socket(api, middlewares=(refuse_redirects,))
+        async with acomfy.Client(url, headers={"X-Key": CANARY}) as client:
+            await client._connection.wait_live()
+            assert client._connection.refusal is not None and client._connection.refusal.status == 307
     assert caught.value.status == 307
     assert asked == []
 

@@ -186,23 +186,22 @@ class Connection:
             await socket.send_str(FLAGS)
             while True:
                 message = await receive()
-                if message.type is text:
-                    self._hand_on(self._receive_text, message.data)
-                    if not self.live:
-                        self._maybe_go_live(message.data)
-                elif message.type is binary:
-                    self._hand_on(self._receive_binary, message.data)
+                kind = message.type
+                if kind is text:
+                    take = self._receive_text
+                elif kind is binary:
+                    take = self._receive_binary
                 else:
-                    logger.debug("the WebSocket ended: %s %r", message.type.name, message.data or socket.close_code)
+                    logger.debug("the WebSocket ended: %s %r", kind.name, message.data or socket.close_code)
                     return
+                try:
+                    take(message.data)
+                except Exception:  # a bug of ours in one frame must not cost the others
+                    logger.exception("a frame could not be handled")
+                if not self.live and kind is text:
+                    self._maybe_go_live(message.data)
         except (aiohttp.ClientError, OSError) as exc:
             logger.debug("the WebSocket broke: %r", exc)
-
-    def _hand_on(self, receive: Callable[[Frame], None], frame: Frame) -> None:
-        try:
-            receive(frame)
-        except Exception:  # a bug of ours in one frame must not cost the others
-            logger.exception("a frame could not be handled")
 
     def _maybe_go_live(self, frame: Frame) -> None:
         if not _is_status(frame):

@@ -31,11 +31,13 @@ TEXT = 3
 PREVIEW_IMAGE_WITH_METADATA = 4
 
 # The first bytes of the frequent messages, as ``json.dumps`` writes them (ComfyUI server.py send_json).
-_PROGRESS_STATE = b'{"type": "progress_state", "data": {"prompt_id": "'
+PROGRESS_STATE = b'{"type": "progress_state", "data": {"prompt_id": "'
 _PROGRESS_STEP = b'{"type": "progress", "data": {"value": '
-_STATUS = b'{"type": "status", '
-FREQUENT = (_PROGRESS_STATE, _PROGRESS_STEP, _STATUS)
+STATUS = b'{"type": "status", '
+STEPS = (PROGRESS_STATE, _PROGRESS_STEP)
 _PROMPT_ID = b'"prompt_id": "'
+PROGRESS_STATE_MARK = len(PROGRESS_STATE) - len(_PROMPT_ID)
+"""Where the `mark` of a prompt stands in its ``progress_state``."""
 
 # Messages without a place for numbers of a node's own choice. In all others integers are kept exact.
 _CLOSED = frozenset(
@@ -74,7 +76,7 @@ def decode_text(frame: str | bytes) -> events.Event:
         ProtocolError: The frame is malformed.
     """
     raw = frame if isinstance(frame, bytes) else frame.encode("utf-8", "surrogatepass")
-    if raw.startswith(_PROGRESS_STATE) and (prompt_id := peek_prompt_id(raw)) is not None:
+    if raw.startswith(PROGRESS_STATE) and (prompt_id := peek_prompt_id(raw)) is not None:
         return lazy_progress_state(prompt_id, raw)
     return to_event(*parse(raw))
 
@@ -128,8 +130,8 @@ def peek_prompt_id(frame: bytes) -> str | None:
 
     None for every other frame, and for those that are not written as ComfyUI writes them.
     """
-    if frame.startswith(_PROGRESS_STATE):
-        start = len(_PROGRESS_STATE)
+    if frame.startswith(PROGRESS_STATE):
+        start = len(PROGRESS_STATE)
     elif frame.startswith(_PROGRESS_STEP):
         # An unescaped quote cannot stand inside a JSON string, so what is found is the key itself.
         start = frame.find(_PROMPT_ID) + len(_PROMPT_ID)
@@ -145,16 +147,6 @@ def peek_prompt_id(frame: bytes) -> str | None:
 def mark(prompt_id: str) -> bytes:
     """Give the bytes by which ComfyUI's text frames name a prompt."""
     return f'"prompt_id": {json.dumps(prompt_id)}'.encode()
-
-
-def is_status(frame: bytes) -> bool:
-    """Tell whether one of the `FREQUENT` frames is a ``status``."""
-    return frame.startswith(_STATUS)
-
-
-def is_progress_state(frame: bytes) -> bool:
-    """Tell whether a frame whose prompt_id was peeked is a ``progress_state``; the other kind is ``progress``."""
-    return frame.startswith(_PROGRESS_STATE)
 
 
 def lazy_progress_state(prompt_id: str, frame: bytes) -> events.ProgressState:

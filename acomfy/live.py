@@ -91,16 +91,24 @@ class LiveJobs:
     def receive_text(self, frame: bytes) -> None:
         """Take a text frame of the WebSocket."""
         if self._holders:
-            self._held.append(partial(self._route, self.router.receive_text, frame))
-        else:
-            self._route(self.router.receive_text, frame)
+            self._held.append(partial(self.receive_text, frame))
+            return
+        router = self.router
+        statuses = router.statuses
+        delivery = router.receive_text(frame)
+        if delivery is not None:
+            self._deliver(delivery)
+        if self.queue_watchers and router.statuses != statuses:
+            self._wake_watchers()
 
     def receive_binary(self, frame: bytes) -> None:
         """Take a binary frame of the WebSocket."""
         if self._holders:
-            self._held.append(partial(self._route, self.router.receive_binary, frame))
-        else:
-            self._route(self.router.receive_binary, frame)
+            self._held.append(partial(self.receive_binary, frame))
+            return
+        delivery = self.router.receive_binary(frame)
+        if delivery is not None:
+            self._deliver(delivery)
 
     def lose(self) -> None:
         """Note that frames may have been missed."""
@@ -119,14 +127,6 @@ class LiveJobs:
             self._holders -= 1
             while self._held and not self._holders:
                 self._held.popleft()()
-
-    def _route(self, receive: Callable[[bytes], Delivery | None], frame: bytes) -> None:
-        statuses = self.router.statuses
-        delivery = receive(frame)
-        if delivery is not None:
-            self._deliver(delivery)
-        if self.queue_watchers and self.router.statuses != statuses:
-            self._wake_watchers()
 
     def _wake_watchers(self) -> None:
         for pulse in self.queue_watchers:

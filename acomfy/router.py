@@ -325,8 +325,10 @@ class Router:
     def receive_text(self, frame: bytes) -> Delivery | None:
         """Take a text frame; give back what somebody must be told, or None."""
         try:
-            if frame.startswith(frames.FREQUENT):
-                return self._queue_changed(frame) if frames.is_status(frame) else self._step(frame)
+            if frame.startswith(frames.STEPS):
+                return self._step(frame)
+            if frame.startswith(frames.STATUS):
+                return self._queue_changed(frame)
             kind, data = frames.parse(frame)
             rule = _RULES.get(kind)
             if rule is None:
@@ -396,17 +398,16 @@ class Router:
     def _step(self, frame: bytes) -> Delivery | None:
         """Take a ``progress`` or ``progress_state`` that is written as ComfyUI writes it."""
         prompt = self._window
-        if prompt is None or self._mark not in frame:
+        is_state = frame.startswith(frames.PROGRESS_STATE)
+        # A progress_state may be long, but names its prompt at a known place.
+        named = frame.startswith(self._mark, frames.PROGRESS_STATE_MARK) if is_state else self._mark in frame
+        if prompt is None or not named:
             prompt_id = frames.peek_prompt_id(frame)
             if prompt_id is None:
                 return self._other(*frames.parse(frame), frame)
             prompt = self._addressee(prompt_id)
             if prompt is None:
                 return None
-        return self._keep_step(prompt, frame, frames.is_progress_state(frame))
-
-    def _keep_step(self, prompt: TrackedPrompt, frame: bytes, is_state: bool) -> Delivery | None:
-        """Keep the newest ``progress`` or ``progress_state`` of a prompt."""
         run = prompt.run or self._joined(prompt)
         prompt.touched = True
         if is_state:
@@ -439,12 +440,22 @@ class Router:
             case events.Progress(prompt_id=None):
                 return None  # before 2024-01; whose it is cannot be told
             case events.Progress() | events.ProgressState():
-                prompt = self._addressee(event.prompt_id)
-                is_state = isinstance(event, events.ProgressState)
-                return None if prompt is None else self._keep_step(prompt, frame, is_state)
+                return self._oddly_written_step(event, frame)
             case events.Unknown() if (prompt := self.live.get(event.prompt_id or "")) is not None:
                 return (prompt, event) if prompt.listeners and prompt.verdict is None else None
         return (None, event) if self.listeners else None
+
+    def _oddly_written_step(self, event: events.Progress | events.ProgressState, frame: bytes) -> Delivery | None:
+        """Keep a step that had to be parsed to learn whose it is."""
+        prompt = self._addressee(event.prompt_id)
+        if prompt is None:
+            return None
+        run = prompt.run or self._joined(prompt)
+        if isinstance(event, events.ProgressState):
+            run.state = frame
+        else:
+            run.step = frame
+        return (prompt, event) if prompt.listeners else None
 
     # --- The rules: one per message that moves a prompt ------------------------------------------------------------
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from acomfy import events
 from acomfy.errors import ProtocolError
 from acomfy.frames import (
+    PROGRESS_STATE,
     decode,
     decode_text,
     encode,
-    is_progress_state,
     load_json,
     mark,
     parse,
@@ -464,7 +464,7 @@ def test_the_prompt_id_is_peeked_off_frames_as_comfyui_writes_them(template: str
     frame = (template % f'"{P}"').encode()
     assert peek_prompt_id(frame) == P
     assert mark(P) in frame
-    assert is_progress_state(frame) is ("progress_state" in template)
+    assert frame.startswith(PROGRESS_STATE) is ("progress_state" in template)
 
 
 @given(given_by.prompt_ids, st.sampled_from(STEP_TEMPLATES))

@@ -30,6 +30,7 @@ _API_FORMAT = "in ComfyUI's editor choose Workflow > Export (API) and load that 
 _DEEPEST = 200
 _LONGEST_INTEGER = 14_284  # bits: 4300 digits, more than which no Python reads unless it was told to
 _SHOWN_NODES = 30
+_QUICKLY_READ = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,16 +340,22 @@ def encode(graph: Graph, stream_classes: frozenset[str]) -> EncodedGraph:
     if isinstance(graph, Workflow):
         graph = graph._nodes
     check_format(graph)
-    if _not_json(graph):
-        for node_id, node in graph.items():
-            _check_values(node_id, node)
-    streams = tuple(node_id for node_id, node in graph.items() if node["class_type"] in stream_classes)
     try:
         text = orjson.dumps(graph)
     except orjson.JSONEncodeError:
-        # Integers beyond 64 bits, lone surrogates, mappings that are no dicts: orjson does not write them.
-        text = json.dumps(graph, allow_nan=False, separators=(",", ":"), default=dict).encode()
-    return EncodedGraph(text, streams)
+        text = b""  # integers beyond 64 bits, lone surrogates, mappings that are no dicts, and what JSON has not
+    # orjson writes some of what JSON has not, but as something else: NaN as null, a UUID as a string. Reading it back
+    # finds that sooner than looking at each value does.
+    if not 0 < len(text) <= _QUICKLY_READ or orjson.loads(text) != graph:
+        for node_id, node in graph.items():
+            _check_values(node_id, node)
+    streams = tuple(node_id for node_id, node in graph.items() if node["class_type"] in stream_classes)
+    return EncodedGraph(text or _written(graph), streams)
+
+
+def _written(graph: Graph) -> bytes:
+    """Write what orjson does not write."""
+    return json.dumps(graph, allow_nan=False, separators=(",", ":"), default=dict).encode()
 
 
 def _check_values(node_id: str, node: Mapping[str, Any]) -> None:

@@ -133,12 +133,12 @@ class Api:
         if limit is not None and len(body) > limit:
             raise PayloadTooLarge(len(body), limit)
         headers = {"Content-Type": "application/json"}
-        async with self._request("POST", "/prompt", data=body, headers=headers, allowed=(400,)) as response:
-            answer = await _json(response)
-            if not isinstance(answer, dict):
-                raise ProtocolError(f"POST {self.url}/prompt was answered with {type(answer).__name__}, not an object")
-            if response.status == 400:
-                raise _rejection(answer, titles)
+        response = await self._request("POST", "/prompt", data=body, headers=headers, allowed=(400,))
+        answer = await _json(response)
+        if not isinstance(answer, dict):
+            raise ProtocolError(f"POST {self.url}/prompt was answered with {type(answer).__name__}, not an object")
+        if response.status == 400:
+            raise _rejection(answer, titles)
         return _prompt_reply(answer)
 
     async def get_prompt(self) -> int:
@@ -176,8 +176,7 @@ class Api:
         True when the server did something; False when it does not know the prompt or it had ended.
         """
         path = f"/api/jobs/{_segment(prompt_id)}/cancel"
-        async with self._request("POST", path) as response:
-            answer = await _json(response)
+        answer = await _json(await self._request("POST", path))
         return bool(answer.get("cancelled")) if isinstance(answer, dict) else False
 
     async def get_history(self, prompt_id: str) -> dict[str, Any] | None:
@@ -208,8 +207,12 @@ class Api:
             HTTPError: 404 when the file is not there.
         """
         params = {"filename": filename, "subfolder": subfolder, "type": type}
-        async with self._request("GET", "/view", params=params) as response:
-            yield response
+        response = await self._request("GET", "/view", params=params)
+        try:
+            async with response:
+                yield response
+        except aiohttp.ClientError as exc:  # no OSError: here it may be the caller's own, of the disk
+            raise _unreachable(response.url, exc) from exc
 
     # --- The server ------------------------------------------------------------------------------------------------
 
@@ -259,7 +262,6 @@ class Api:
         except (aiohttp.ClientError, OSError, TimeoutError) as exc:
             raise _unreachable(url, exc) from exc
 
-    @asynccontextmanager
     async def _request(
         self,
         method: str,
@@ -269,27 +271,16 @@ class Api:
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         allowed: tuple[int, ...] = (),
-    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+    ) -> aiohttp.ClientResponse:
+        """Send a request; give its answer, whose body is still to be read, unless that is a refusal."""
         url = self._base.joinpath(path[1:], encoded=True)
         try:
-            async with await self._send(method, url, params, data, headers or {}) as response:
-                if response.status >= 300 and response.status not in allowed:
-                    raise await _refusal(response, method, len(data) if data else None)
-                yield response
-        except aiohttp.ClientError as exc:  # no OSError: here it may be the caller's own, of the disk
-            raise _unreachable(url, exc) from exc
-
-    async def _send(
-        self, method: str, url: URL, params: Mapping[str, str] | None, data: bytes | None, headers: Mapping[str, str]
-    ) -> aiohttp.ClientResponse:
-        """Send a request and read the head of its answer."""
-        try:
-            return await _usable(self._session(), url).request(
+            response = await _usable(self._session(), url).request(
                 method,
                 url,
                 params=params,
                 data=data,
-                headers={**self._headers, **headers},
+                headers={**self._headers, **headers} if headers else self._headers,
                 ssl=self._ssl,
                 timeout=self._timeout,
                 allow_redirects=False,
@@ -297,10 +288,13 @@ class Api:
             )
         except (aiohttp.ClientError, OSError, TimeoutError) as exc:
             raise _unreachable(url, exc) from exc
+        if response.status >= 300 and response.status not in allowed:
+            async with response:
+                raise await _refusal(response, method, len(data) if data else None)
+        return response
 
     async def _get_json(self, path: str, params: Mapping[str, str] | None = None) -> Any:
-        async with self._request("GET", path, params=params) as response:
-            return await _json(response)
+        return await _json(await self._request("GET", path, params=params))
 
     async def _get_object(self, path: str, params: Mapping[str, str] | None = None) -> dict[str, Any]:
         answer = await self._get_json(path, params)
@@ -311,8 +305,7 @@ class Api:
     async def _post_json(self, path: str, body: Mapping[str, Any]) -> None:
         """Post JSON to a route that answers with an empty body."""
         headers = {"Content-Type": "application/json"}
-        async with self._request("POST", path, data=orjson.dumps(body), headers=headers) as response:
-            await response.read()
+        await _body(await self._request("POST", path, data=orjson.dumps(body), headers=headers))
 
 
 def shown(url: URL) -> URL:
@@ -345,9 +338,17 @@ def _segment(text: str) -> str:
 # --- Reading answers -----------------------------------------------------------------------------------------------
 
 
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    """Read an answer to its end, which lets go of its connection, as does whatever keeps it from being read."""
+    try:
+        return await response.read()
+    except aiohttp.ClientError as exc:
+        raise _unreachable(response.url, exc) from exc
+
+
 async def _json(response: aiohttp.ClientResponse) -> Any:
     """Read a JSON body. ComfyUI writes it with Python's json: NaN and integers of any size occur."""
-    body = await response.read()
+    body = await _body(response)
     with suppress(ValueError):
         return orjson.loads(body)
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -31,7 +32,9 @@ class Gates:
         while not self.open[name].is_set():
             step += 1
             context.progress(step, 1_000_000)
-            await asyncio.wait([asyncio.ensure_future(self.open[name].wait())], timeout=2 * MS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(2 * MS):
+                    await self.open[name].wait()
         return image
 
     @property

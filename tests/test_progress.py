@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acomfy.events import NodeProgress, Progress, ProgressState
-from acomfy.progress import upstream, weigh, weights
+from acomfy.progress import sinks, upstream, weigh, weights
 
 from . import strategies as given_by
 
@@ -55,6 +55,11 @@ def test_only_what_the_targets_need_is_weighed() -> None:
     assert weights(GRAPH, ["9"]) == {"1": 1.0, "9": 1.0}
     assert weights(GRAPH, []) == {}
     assert upstream(GRAPH, ["8", "unknown"]) == {"8", "5", "1"}
+
+
+def test_the_sinks_are_the_nodes_that_no_other_depends_on_or_the_targets() -> None:
+    assert sinks(GRAPH, None) == ["8", "9"]
+    assert sinks(GRAPH, ["9", "unknown"]) == ["9"]
 
 
 def test_a_cycle_is_walked_once() -> None:

@@ -630,6 +630,34 @@ def test_a_stream_is_incomplete_when_its_start_was_missed_or_nothing_was_heard(t
     assert told.prompts[A].incomplete_stream(["8"]) == "8"
 
 
+def test_nothing_may_be_missing_when_every_output_node_began_before_the_verdict_without_a_loss(told: Told) -> None:
+    """Joined in the middle, but before the output nodes began; node 8 showed nothing, which is not a miss."""
+    told.executing("8")
+    told.executing("9")
+    told.success()
+    assert not told.prompts[A].may_lack_outputs()
+
+
+def test_an_output_that_is_here_cannot_be_missing_whatever_came_after_it(told: Told) -> None:
+    told.start()
+    told.executed("9")
+    told.says("executed", node="8.0.0.1", display_node="8", output=UI, prompt_id=A)
+    told.router.lose()
+    told.success()
+    assert not told.prompts[A].may_lack_outputs()
+
+
+def test_an_output_may_be_missing_when_its_node_was_not_seen_to_begin_since_the_last_loss(told: Told) -> None:
+    assert told.prompts[A].may_lack_outputs()
+    told.start()
+    told.executing("8")
+    told.executing("9")
+    told.router.lose()
+    told.executing("8")
+    told.success()
+    assert told.prompts[A].may_lack_outputs()
+
+
 # --- Frames that cannot be read ------------------------------------------------------------------------------------
 
 

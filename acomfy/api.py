@@ -200,6 +200,8 @@ class Api:
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """Open a file of the server for reading (``GET /view``).
 
+        What breaks while it is read is raised as by the other routes; the caller's own errors pass.
+
         Args:
             type: ``output``, ``temp`` or ``input``: the directory.
 
@@ -335,7 +337,7 @@ def _segment(text: str) -> str:
     return quote(text, safe="")
 
 
-# --- Reading answers -----------------------------------------------------------------------------------------------
+# --- Reading answers -------------------------------------------------------------------------------------------------
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:

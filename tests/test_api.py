@@ -27,6 +27,7 @@ from .conftest import MS
 from .graphs import color_of, gated, saved, streamed
 from .other_servers import HTML, answering, respond, saying
 from .shell import Gates, client, eventually, gates, quick_client, quick_delays, server
+from .tcp_proxy import TcpProxy
 
 pytestmark = pytest.mark.anyio
 
@@ -446,6 +447,21 @@ async def test_a_broken_answer_may_mean_that_the_request_arrived(said: bytes) ->
             if isinstance(caught.value, acomfy.ServerUnreachable):
                 assert caught.value.maybe_sent is True
             assert url in str(caught.value)
+
+
+async def test_an_answer_that_is_cut_at_any_byte_is_no_answer(server: SimulatedServer) -> None:
+    async with TcpProxy(server.port) as proxy, api_of(proxy.url) as api:
+        for size in (*range(0, 300, 7), 1000, 5000):
+            proxy.on_link = lambda link, size=size: link.cut_after(size)  # type: ignore[misc]
+            with pytest.raises(acomfy.ServerUnreachable) as caught:
+                await api.get_object_info()
+            assert caught.value.maybe_sent is True
+
+
+async def test_a_slow_network_is_no_silence(server: SimulatedServer) -> None:
+    async with TcpProxy(server.port) as proxy, api_of(proxy.url, read_timeout=100 * MS) as api:
+        proxy.on_link = lambda link: setattr(link, "delay", 20 * MS)
+        assert "SaveImage" in await api.get_object_info()
 
 
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"], ids=["nothing", "a byte"])

@@ -537,6 +537,20 @@ async def test_frames_come_as_bytes_and_in_order() -> None:
         assert rig.binaries == [number.to_bytes(4, "big") for number in range(100)]
 
 
+async def test_a_frame_of_a_hundred_megabytes_arrives_whole() -> None:
+    frame = bytes(range(256)) * (100 * 2**20 // 256)
+
+    async def script(socket: web.WebSocketResponse) -> None:
+        await socket.send_str(STATUS)
+        await socket.send_bytes(frame)
+        await greet(socket)
+
+    async with answering(ScriptedSockets(script).handle) as url, connected(url) as rig:
+        await eventually(lambda: bool(rig.binaries), within=30_000 * MS)
+        assert rig.binaries[0] == frame
+        assert rig.lost == 0
+
+
 async def test_an_oversize_frame_closes_with_1009_and_the_connection_is_opened_again() -> None:
     async def script(socket: web.WebSocketResponse) -> None:
         await socket.send_str(STATUS)

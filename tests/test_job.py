@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any
 
+import anyio
 import pytest
 
 import acomfy
@@ -136,6 +137,9 @@ async def test_cancelling_one_wait_disturbs_neither_the_others_nor_the_prompt(
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(5 * MS):
             await job
+    with anyio.move_on_after(5 * MS) as scope:
+        await job
+    assert scope.cancelled_caught
     assert job.state == "in_progress" and not job.cancel_requested
     gates.open["a"].set()
     assert len({id(await task) for task in waiting}) == 1

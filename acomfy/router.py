@@ -23,7 +23,7 @@ longer intact. A node that streams pictures (SaveImageWebsocket) is complete whe
 verdict fall into one generation.
 
 A picture without metadata (event 1) names no prompt. The server runs one prompt at a time, so it belongs to the one in
-whose *window* it arrives: opened by any of these messages, or a ``progress`` or ``progress_state``, about a live prompt;
+whose *window* it arrives: opened by any of these messages, a ``progress`` or ``progress_state`` about a live prompt;
 closed by the prompt's end, by such a message about any other, and by a loss. Its node is that of the last ``executing``
 or ``progress``. Outside a window it is dropped and counted.
 

@@ -11,6 +11,7 @@ import gc
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -436,26 +437,27 @@ async def test_reading_outputs_is_cancelled_at_every_await_and_leaves_nothing(
     result = await client.run(saved(0x102030, size=256, batch=2))
     picture = result.images[0]
 
+    one, all_of_them = tmp_path / "one", tmp_path / "all"
+
     async def nothing_left() -> None:
-        # A thread that was at work cannot be stopped, but cleans up behind it.
-        await eventually(lambda: not list(tmp_path.iterdir()) or forget_finished())
+        # A thread that is at work cannot be stopped; it cleans up behind itself.
+        await eventually(lambda: list(one.glob("*")) == [])
 
-    def forget_finished() -> bool:
-        names = [path.name for path in tmp_path.iterdir()]
-        if any(name.endswith(".part") for name in names):
-            return False
-        for name in names:
-            (tmp_path / name).unlink()
-        return True
+    async def nothing_half_written() -> None:
+        await eventually(lambda: not any(path.suffix == ".part" for path in all_of_them.glob("*")))
+        for path in all_of_them.glob("*"):
+            with suppress(FileNotFoundError):
+                assert color_of(path.read_bytes()) == 0x102030
+                path.unlink()
 
-    operations: tuple[Operation, ...] = (
-        picture.read,
-        picture.image,
-        lambda: picture.save(tmp_path),
-        lambda: result.save(tmp_path),
-    )
-    for operation in operations:
-        assert await sweep(operation, cleaned=nothing_left, cancels=cancels, threads=True) > 3
+    for operation, cleaned in (
+        (picture.read, nothing_left),
+        (picture.image, nothing_left),
+        (partial(picture.save, one), nothing_left),
+        (partial(result.save, all_of_them), nothing_half_written),
+    ):
+        assert await sweep(operation, cleaned=cleaned, cancels=cancels, threads=True) > 3
+    assert len(list(one.iterdir())) == 1 and len(list(all_of_them.iterdir())) == 2
     assert color_of(await picture.read()) == 0x102030
     assert client._live._transfers._value == 16
 

@@ -29,10 +29,8 @@ def test_the_readme_has_its_snippets() -> None:
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
 async def test_snippet_runs(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    workflow = examples.load("text_to_image").replace({"3.steps": 1, "5.width": 64, "5.height": 64})
-    stream = examples.load("text_to_image_stream").replace({"3.steps": 1, "5.width": 64, "5.height": 64})
-    Path("workflow_api.json").write_text(json.dumps(workflow.to_dict()))
-    Path("workflow_stream_api.json").write_text(json.dumps(stream.to_dict()))
+    workflow = small_workflow("text_to_image", tmp_path / "workflow_api.json")
+    small_workflow("text_to_image_stream", tmp_path / "workflow_stream_api.json")
     async with SimulatedServer() as server:
         real_client = acomfy.Client
 
@@ -42,6 +40,13 @@ async def test_snippet_runs(number: int, tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(acomfy, "Client", client)
         await run(SNIPPETS[number], {"acomfy": acomfy, "workflow": workflow})
         assert server.prompts or "SimulatedServer" in SNIPPETS[number]
+
+
+def small_workflow(name: str, path: Path) -> acomfy.Workflow:
+    """Write a shipped workflow to a file, made quick."""
+    workflow = examples.load(name).replace({"3.steps": 1, "5.width": 64, "5.height": 64})
+    path.write_text(json.dumps(workflow.to_dict()))
+    return workflow
 
 
 async def run(snippet: str, names: dict[str, Any]) -> None:

@@ -206,6 +206,12 @@ class PromptRejected(AcomfyError):
         self.problems = list(_problems(node_errors, titles or {}))
         super().__init__(self._sentence())
 
+    @property
+    def dropped_outputs(self) -> frozenset[str]:
+        """The output nodes that cannot run because of these problems (``dependent_outputs``)."""
+        lists = (entry.get("dependent_outputs") for entry in self.node_errors.values() if isinstance(entry, Mapping))
+        return frozenset(str(node) for outputs in lists if isinstance(outputs, list) for node in outputs)
+
     def _sentence(self) -> str:
         if self.partial:
             head = "the server dropped some outputs of the prompt (strict=False runs the rest)"

@@ -123,6 +123,7 @@ class Submission:
                 job.rejection = rejection
                 await self._cancel(job)
                 raise rejection
+            job.prompt.stream_nodes -= rejection.dropped_outputs
         self._live.answered(job)
 
     async def _post(self, job: Job) -> PromptReply:

@@ -360,6 +360,20 @@ async def test_a_streaming_node_that_begins_after_the_gap_has_lost_nothing(
         assert len((await job).images) == 1
 
 
+async def test_images_of_an_output_that_the_server_dropped_are_not_missed_after_a_gap(
+    server: SimulatedServer, client: acomfy.Client, gates: Gates
+) -> None:
+    graph = gated("gate")
+    graph["4"] = {"class_type": "EmptyImage", "inputs": {"width": -1, "height": 64, "batch_size": 1, "color": 0}}
+    graph["5"] = {"class_type": "SaveImageWebsocket", "inputs": {"images": ["4", 0]}}
+    job = await client.submit(graph, strict=False)
+    await gates.reached["gate"].wait()
+    server.faults.drop_connections()
+    gates.open["gate"].set()
+    async with bound(3):
+        assert len((await job).images) == 1
+
+
 # --- Errors (22 to 30) ------------------------------------------------------------------------------------------------
 
 

@@ -30,7 +30,7 @@ _API_FORMAT = "in ComfyUI's editor choose Workflow > Export (API) and load that 
 _DEEPEST = 200
 _LONGEST_INTEGER = 14_284  # bits: 4300 digits, more than which no Python reads unless it was told to
 _SHOWN_NODES = 30
-_QUICKLY_READ = 1 << 20
+_SMALL = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,9 +346,12 @@ def encode(graph: Graph, stream_classes: frozenset[str]) -> EncodedGraph:
         text = b""  # integers beyond 64 bits, lone surrogates, mappings that are no dicts, and what JSON has not
     # orjson writes some of what JSON has not, but as something else: NaN as null, a UUID as a string. Reading it back
     # finds that sooner than looking at each value does.
-    if not 0 < len(text) <= _QUICKLY_READ or orjson.loads(text) != graph:
+    small = len(text) <= _SMALL
+    if not (text and small and orjson.loads(text) == graph):
         for node_id, node in graph.items():
             _check_values(node_id, node)
+    if small:
+        text = bytes(memoryview(text))  # orjson's bytes keep the room that they grew into: 4 KB for 0.7
     streams = tuple(node_id for node_id, node in graph.items() if node["class_type"] in stream_classes)
     return EncodedGraph(text or _written(graph), streams)
 

@@ -103,11 +103,10 @@ class Submission:
         A server before 0.3.45 chooses the id. There, and until it is known that this one is newer, prompts are posted
         one after the other, and frames are kept back until the answer is read.
         """
-        if not self._keeps_ids():
-            async with self._turn:
-                if not self._keeps_ids():
-                    with self._live.holding():
-                        return await self._post(job)
+        async with self._turn:  # always: whoever came first posts first
+            if not self._keeps_ids():
+                with self._live.holding():
+                    return await self._post(job)
         return await self._post(job)
 
     def _keeps_ids(self) -> bool:

@@ -405,3 +405,11 @@ async def test_a_callers_session_is_used_and_left_open(server: SimulatedServer) 
         async with quick_client(server, session=session) as client:
             assert len((await client.run(streamed())).images) == 1
         assert not session.closed
+
+
+async def test_prompts_are_queued_in_the_order_of_their_calls(server: SimulatedServer) -> None:
+    async with acomfy.Client(server.url) as client:
+        await asyncio.gather(*(client.run(saved(color)) for color in range(30)))
+    sent = [body["prompt"]["1"]["inputs"]["color"] for body in server.prompts]
+    assert sent[:2] == [0, 1]
+    assert max(abs(color - place) for place, color in enumerate(sent)) < 16, "beyond what is under way at once"

@@ -163,15 +163,21 @@ class NodeProblem:
         if self.input_name is not None:
             where += f", input {self.input_name!r}"
         said = self.message or self.type
-        if self.details and self.details != self.input_name:
+        if self._choices():
+            said += f" ({_shorten(repr(self.received), 300)})"  # the details only list the choices once more
+        elif self.details and self.details != self.input_name:
             said += f" ({_shorten(self.details, 300)})"
         return f"{where}: {said}{self._allowed_text()}"
 
+    def _choices(self) -> list[Any]:
+        return self.allowed if isinstance(self.allowed, list) else []
+
     def _allowed_text(self) -> str:
-        if not isinstance(self.allowed, list) or not self.allowed:
+        choices = self._choices()
+        if not choices:
             return ""
-        shown = ", ".join(repr(choice) for choice in self.allowed[:_SHOWN_CHOICES])
-        more = len(self.allowed) - _SHOWN_CHOICES
+        shown = ", ".join(repr(choice) for choice in choices[:_SHOWN_CHOICES])
+        more = len(choices) - _SHOWN_CHOICES
         return f"; allowed: {shown}" + (f" and {more} more" if more > 0 else "")
 
 

@@ -224,7 +224,7 @@ def test_a_refusal_lists_node_input_message_and_allowed_values() -> None:
     assert str(error) == (
         "the server refused the prompt: Prompt outputs failed validation\n"
         "  - node 4 (CheckpointLoaderSimple, 'Load it'), input 'ckpt_name': "
-        "Value not in list (ckpt_name: 'x' not in list); allowed: 'a.safetensors', 'b.safetensors'"
+        "Value not in list ('x'); allowed: 'a.safetensors', 'b.safetensors'"
     )
     assert (error.error_type, error.partial) == ("prompt_outputs_failed_validation", False)
 

@@ -108,7 +108,7 @@ class Connection:
         self._on_open = on_open
         self._on_lost = on_lost
         self._new_delays = delays
-        self._pumping: asyncio.Task[None] | None = None
+        self._stop: asyncio.Future[None] | None = None
         self._doubt: asyncio.Task[None] | None = None
         self._failures = 0
         self._changed = asyncio.Event()
@@ -150,42 +150,51 @@ class Connection:
 
     def reopen(self, reason: str) -> None:
         """Have the socket closed and opened again. Does nothing when there is none."""
-        if self._pumping is not None:
+        if self._stop is not None and not self._stop.done():
             logger.debug("closing the WebSocket: %s", reason)
             self.live = False
-            self._pumping.cancel()
+            self._stop.set_result(None)
 
     async def _read(self, socket: AnySocket) -> bool:
         """Read a socket to its end and close it; tell whether it held long enough for the next try to come at once."""
-        clock = asyncio.get_running_loop().time
-        opened = clock()
+        loop = asyncio.get_running_loop()
+        opened = loop.time()
         if isinstance(socket, Socket):
             socket.on_silence = lambda: self._question(socket)
-        pumping = self._pumping = asyncio.create_task(self._pump(socket), name="acomfy-pump")
+        stop = self._stop = loop.create_future()
+        pumping = asyncio.create_task(self._pump(socket, stop), name="acomfy-pump")
         try:
-            await asyncio.wait([pumping])
+            await asyncio.wait([pumping, stop], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            pumping.cancel()
+            stop.cancel()
             self._end()
-            await self._close(socket)
+            await self._close(socket, pumping)
         if not pumping.cancelled() and (exc := pumping.exception()) is not None:
             logger.error("reading the WebSocket failed", exc_info=exc)
-        return clock() - opened >= _STEADY
+        return loop.time() - opened >= _STEADY
 
-    async def _close(self, socket: AnySocket) -> None:
-        dead = isinstance(socket, Socket) and socket.silent  # it will not answer
+    async def _close(self, socket: AnySocket, pumping: asyncio.Task[None]) -> None:
+        """Close a socket, and see that the server closed it: it is to let go of the client id before we come again."""
+        if isinstance(socket, Socket) and socket.silent:
+            # It is dead and will not answer. aiohttp does not wait for that after a receive() that was cancelled.
+            pumping.cancel()
+            await asyncio.wait([pumping])
         with suppress(TimeoutError):
-            async with asyncio.timeout(0.0 if dead else self.close_timeout):
+            async with asyncio.timeout(self.close_timeout):
                 await socket.close()
+        pumping.cancel()
+        await asyncio.wait([pumping])
 
-    async def _pump(self, socket: AnySocket) -> None:
-        """Hand on every frame. Nothing here waits for anybody but the socket."""
-        receive = socket.receive
+    async def _pump(self, socket: AnySocket, stop: asyncio.Future[None]) -> None:
+        """Hand on every frame until told to stop. Nothing here waits for anybody but the socket."""
+        receive, stopped = socket.receive, stop.done
         text, binary = aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY
         try:
             await socket.send_str(FLAGS)
             while True:
                 message = await receive()
+                if stopped():
+                    return
                 kind = message.type
                 if kind is text:
                     take = self._receive_text
@@ -213,7 +222,7 @@ class Connection:
         self._on_open()
 
     def _end(self) -> None:
-        self.live, self._pumping = False, None
+        self.live, self._stop = False, None
         if self._doubt is not None:
             self._doubt.cancel()
             self._doubt = None

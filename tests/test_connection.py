@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
 import logging
@@ -361,6 +362,44 @@ async def test_reopening_closes_the_old_socket_before_the_new_one_is_opened(serv
     assert sockets.close_codes == [1000] * 11
 
 
+async def test_reopening_waits_for_the_server_to_let_the_old_socket_go() -> None:
+    async def script(socket: web.WebSocketResponse) -> None:
+        await greet(socket)  # to the close frame, which is not answered yet
+        await asyncio.sleep(20 * MS)
+        assert sockets.open == 1
+        await socket.close()
+
+    sockets = ScriptedSockets(script, autoclose=False)
+    async with answering(sockets.handle) as url, connected(url) as rig:
+        rig.connection.close_timeout = 3600.0
+        for times in range(1, 4):
+            await rig.live()
+            rig.connection.reopen("for a test")
+            await rig.until(opened=times + 1)
+    assert sockets.most_open == 1
+    assert sockets.close_codes[:3] == [1000] * 3
+
+
+async def test_what_a_closing_socket_still_says_is_not_handed_on() -> None:
+    async def script(socket: web.WebSocketResponse) -> None:
+        number = len(sockets.client_ids)
+        await socket.send_str(STATUS)
+        with suppress(ConnectionError):
+            while not socket.closed:
+                await socket.send_str(f'{{"type": "status", "number": {number}}}')
+                await asyncio.sleep(0)
+
+    sockets = ScriptedSockets(script)
+    async with answering(sockets.handle) as url, connected(url) as rig:
+        for times in range(1, 6):
+            await rig.live()
+            await eventually(lambda: len(rig.texts) > 20)
+            rig.connection.reopen("for a test")
+            rig.texts.clear()
+            await rig.until(opened=times + 1)
+            assert not any(f'"number": {times}}}'.encode() in text for text in rig.texts)
+
+
 async def test_a_reopened_connection_is_not_deaf(server: SimulatedServer) -> None:
     async with quick_client(server, silence=60.0) as client:
         for color in range(20):
@@ -400,6 +439,18 @@ async def test_cancelling_it_takes_no_longer_than_the_close_timeout(server: Simu
             rig.connection.close_timeout = 100 * MS
             began = asyncio.get_running_loop().time()
         assert asyncio.get_running_loop().time() - began < 2000 * MS
+
+
+async def test_cancelling_it_closes_a_dead_socket_too(server: SimulatedServer) -> None:
+    async with TcpProxy(server.port) as proxy:
+        async with connected(proxy.url, heartbeat=20 * MS) as rig:
+            await rig.live()
+            rig.connection.close_timeout = 3600.0
+            proxy.on_link = lambda link: link.black_hole()
+            proxy.black_hole()
+            await eventually(lambda: rig.asked == 1)
+        gc.collect()  # complains of what was not closed
+        assert rig.lost == 1
 
 
 @pytest.mark.parametrize("stage", ["connecting", "waiting", "closing"])

@@ -1,0 +1,40 @@
+"""``python -m benchmarks``: measure all, and write a table, or with ``--json`` data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from .report import Row, as_json, table
+from .rows import core, latency, memory, stall, startup, throughput, transfer
+from .scale import FULL, Scale
+
+FAMILIES: dict[str, Callable[[Scale], Iterator[Row]]] = {
+    module.FAMILY: module.rows for module in (throughput, latency, transfer, core, memory, stall, startup)
+}
+
+
+def measured(families: list[str], scale: Scale = FULL) -> Iterator[Row]:
+    """Measure some families of rows, and tell on standard error how it goes on."""
+    start = time.monotonic()
+    for family in families:
+        for row in FAMILIES[family](scale):
+            print(f"{time.monotonic() - start:5.0f} s  {family}: {row.name}", file=sys.stderr)
+            yield row
+
+
+def main() -> None:
+    """Read the command line, measure, write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("family", nargs="*", choices=[[], *FAMILIES], help="measure these alone (default: all)")
+    parser.add_argument("--json", action="store_true", help="write JSON instead of a table")
+    arguments = parser.parse_args()
+    rows = list(measured(arguments.family or list(FAMILIES)))
+    print(json.dumps(as_json(rows), indent=1) if arguments.json else table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeAlias
 
-from .errors import PayloadTooLarge, ServerError
+from .errors import ClientClosed, PayloadTooLarge, ServerError
 from .job import Job
 from .workflow import Graph
 
@@ -34,7 +35,7 @@ class Feed:
         cancel: Callable[[Job], object],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
-        if isinstance(workflows, Mapping) or not isinstance(workflows, Iterable | AsyncIterable):
+        if isinstance(workflows, Mapping | str | bytes) or not isinstance(workflows, Iterable | AsyncIterable):
             raise TypeError("map takes an iterable of workflows, or an asynchronous one; for a single one there is run")
         if limit < 1:
             raise ValueError(f"limit is at least 1, not {limit}")
@@ -47,6 +48,7 @@ class Feed:
         self._done: deque[Job] = deque()
         self._wakeup = asyncio.Event()
         self._fed = False
+        self._left = False
         self._input_exc: Exception | None = None
 
     async def jobs(self) -> AsyncGenerator[Job, None]:
@@ -68,30 +70,36 @@ class Feed:
                 raise self._input_exc
         finally:
             # No await here: this also runs when the generator is thrown away.
+            self._left = True
             feeding.cancel()
             for job in self._active:
                 self._cancel(job)
 
     async def _feed(self) -> None:
+        items = _iterate(self._workflows)
         try:
-            index = 0
-            items = _iterate(self._workflows)
-            while True:
-                await self._places.acquire()
-                try:
-                    workflow = await anext(items)
-                except StopAsyncIteration:
-                    break
-                job = self._begin(workflow, index)
-                index += 1
-                self._active.add(job)
-                job.when_done(self._take)
-                await asyncio.sleep(0)  # a long input must not keep the loop
+            await self._submit(items)
         except Exception as exc:
             self._input_exc = exc
+        except asyncio.CancelledError:
+            self._input_exc = ClientClosed()  # or `jobs` was left, and nobody will see it
+            raise
         finally:
             self._fed = True
             self._wakeup.set()
+            await items.aclose()
+
+    async def _submit(self, items: AsyncGenerator[Graph, None]) -> None:
+        index = itertools.count()
+        await self._places.acquire()
+        async for workflow in items:
+            if self._left:
+                break  # the input swallowed its cancellation
+            job = self._begin(workflow, next(index))
+            self._active.add(job)
+            job.when_done(self._take)
+            await asyncio.sleep(0)  # a long input must not keep the loop
+            await self._places.acquire()
 
     def _take(self, job: Job) -> None:
         self._done.append(job)
@@ -104,10 +112,16 @@ def _raise_fault_of_the_server(job: Job) -> None:
         raise exc
 
 
-async def _iterate(workflows: Workflows) -> AsyncIterator[Graph]:
+async def _iterate(workflows: Workflows) -> AsyncGenerator[Graph, None]:
+    """Iterate over either kind. Closing it closes an asynchronous input, which nothing else would do in time."""
     if isinstance(workflows, AsyncIterable):
-        async for workflow in workflows:
-            yield workflow
+        items = aiter(workflows)
+        try:
+            async for workflow in items:
+                yield workflow
+        finally:
+            if isinstance(items, AsyncGenerator):
+                await items.aclose()
     else:
         for workflow in workflows:
             yield workflow

@@ -198,10 +198,7 @@ class Output:
             raise
 
     async def _chunks(self) -> AsyncGenerator[bytes | memoryview, None]:
-        """Yield its bytes, a file's as they come.
-
-        A generator, so that an error of the disk does not pass through the request, which would take it for its own.
-        """
+        """Yield its bytes, a file's as they come."""
         if self._view is not None:
             yield self._view
         elif self.text is not None:

@@ -21,7 +21,7 @@ from typing import Any
 from .api import Api
 from .capabilities import Capabilities
 from .concurrency import together
-from .errors import JobCancelled, ServerError
+from .errors import HTTPError, JobCancelled, ProtocolError, ServerError
 from .job import Job
 from .live import LiveJobs
 from .look import read_queue
@@ -29,7 +29,7 @@ from .look import read_queue
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 8
-_PAUSE_FIRST, _PAUSE_LONGEST, _PAUSE_UNANSWERED = 0.02, 0.5, 5.0
+_PAUSE_FIRST, _PAUSE_LONGEST = 0.02, 5.0
 
 
 class Canceller:
@@ -86,25 +86,25 @@ class Canceller:
         try:
             while self._wishes:
                 self._wakeup.clear()
-                answered = await self._round()
+                await self._round()
                 self._drop_settled()
                 if self._wishes:
-                    pause = await self._pause(pause, _PAUSE_LONGEST if answered else _PAUSE_UNANSWERED)
+                    pause = await self._pause(pause)
         finally:
             self._running = False
 
-    async def _pause(self, pause: float, longest: float) -> float:
+    async def _pause(self, pause: float) -> float:
         """Wait before the next round, longer each time, but not when there is something new; give the next pause."""
         waiting = all(job.posting is not None and job.posted_at is None for job in self._wishes)
         try:
             async with asyncio.timeout(None if waiting else pause):
                 await self._wakeup.wait()
         except TimeoutError:
-            return min(pause * 2, longest)
+            return min(pause * 2, _PAUSE_LONGEST)
         return _PAUSE_FIRST
 
-    async def _round(self) -> bool:
-        """Try once for all; tell whether the server answered."""
+    async def _round(self) -> None:
+        """Try once for all."""
         jobs = [job for job in self._wishes if job.posted_at is not None and not job.settled_by_server()]
         try:
             if jobs:
@@ -112,8 +112,6 @@ class Canceller:
         except ServerError as exc:
             for job in jobs:
                 job.cancel_note = f"the server did not answer: {exc}"
-            return False
-        return True
 
     async def _attempt(self, jobs: list[Job]) -> None:
         """Delete, look, interrupt."""
@@ -122,16 +120,20 @@ class Canceller:
         running = {item.prompt_id for item in snapshot.running}
         present = snapshot.ids()
         gone = [job for job in jobs if job.prompt_id not in present]
-        for start in range(0, len(gone), _AT_ONCE):
-            await together(self._conclude(job) for job in gone[start : start + _AT_ONCE])
         for job in jobs:
             if job.prompt_id in running:
                 await self._stop(job)
+        for start in range(0, len(gone), _AT_ONCE):
+            await together(self._conclude(job) for job in gone[start : start + _AT_ONCE])
 
     async def _conclude(self, job: Job) -> None:
         """Settle a prompt that is in the queue no more: by its history if it has one, else it was deleted."""
         if job in self._live:
-            entry = await self._api.get_history(job.prompt_id)
+            try:
+                entry = await self._api.get_history(job.prompt_id)
+            except (HTTPError, ProtocolError) as exc:
+                job.cancel_note = f"it is off the queue, but its history cannot be read: {exc}"
+                return
             if job not in self._live:
                 pass  # its messages came meanwhile
             elif entry is not None:
@@ -143,8 +145,8 @@ class Canceller:
     async def _stop(self, job: Job) -> None:
         """Stop a prompt that runs, or say why that cannot be done."""
         can = await self._capabilities()
-        if can.cancels_jobs:
-            await self._api.post_job_cancel(job.prompt_id)
+        if can.cancels_jobs and await self._cancelled_as_job(job):
+            pass
         elif can.targeted_interrupt:
             await self._api.post_interrupt(job.prompt_id)
         elif self._allow_global_interrupt:
@@ -157,6 +159,16 @@ class Canceller:
             )
             return
         job.cancel_note = "it was asked to stop; ComfyUI stops between nodes and at progress steps"
+
+    async def _cancelled_as_job(self, job: Job) -> bool:
+        """Cancel by the jobs API; False when the route is not there after all, on a fork or behind a proxy."""
+        try:
+            await self._api.post_job_cancel(job.prompt_id)
+        except HTTPError as exc:
+            if exc.status not in (404, 405):
+                raise
+            return False
+        return True
 
     def _drop_settled(self) -> None:
         for job in [job for job in self._wishes if job.settled_by_server()]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import ssl as ssl_module
 import uuid
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterator, Mapping
@@ -12,7 +13,6 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import aiohttp
-import orjson
 
 from . import look, workflow
 from .api import Api, refuse_redirects
@@ -26,12 +26,14 @@ from .errors import (
     JobLost,
     JobStalled,
     OutputMissing,
+    PromptRejected,
     ServerError,
     WorkflowError,
 )
 from .job import Job, PromptOptions
 from .live import LiveJobs
 from .mapping import Feed, Workflows
+from .places import Places
 from .result import Output, Result
 from .router import Router, TrackedPrompt
 from .stream import Buffer, EventStream
@@ -121,7 +123,6 @@ class Client:
         self._heartbeat_interval = heartbeat_interval
         self._max_message_size = max_message_size
         self._capabilities: Capabilities | None = None
-        self._queue_view: tuple[tuple[int, int], asyncio.Task[look.QueueSnapshot]] | None = None
         self._router = Router()
         self.api = Api(
             url, self._session, headers=headers, ssl=ssl, connect_timeout=connect_timeout, read_timeout=read_timeout
@@ -158,6 +159,9 @@ class Client:
             at_once=max_requests,
             connect_timeout=connect_timeout,
             unreachable_timeout=unreachable_timeout,
+        )
+        self._places = Places(
+            self._read_queue, lambda: (self._router.generation, self._router.statuses), spawn=self._spawn
         )
         self._live.on_unclear = self._watch.unclear
         self._live.on_failed = self._maybe_resubmit
@@ -416,6 +420,7 @@ class Client:
             return False
         if isinstance(error, OutputMissing) and job.prompt.verdict is None:
             self._connection.reopen("it did not tell of a prompt's end")  # else the next attempt would go the same way
+        self._watch.forget(job)
         job.begin_again(_tracked(job.prompt.graph, job.prompt.stream_nodes, job.options))
         self._live.add(job)
         job.posting = self._spawn(self._submission.post(job), name=_POST)
@@ -438,6 +443,9 @@ class Client:
             return known
         item = look.read_queue(await self.api.get_queue()).find(prompt_id)
         entry = None if item is not None else await self.api.get_history(prompt_id)
+        self._open()  # it may have been closed meanwhile
+        if (known := self._live.get(prompt_id)) is not None:
+            return known
         graph = item.prompt if item is not None else look.history_prompt(entry or {})
         return self._attached(prompt_id, graph or {}, item, entry)
 
@@ -498,25 +506,15 @@ class Client:
         if not wish.done():
             job.cancel_note = job.cancel_note or "the server did not confirm it in time"
             return False
-        return isinstance(job.exception(), JobCancelled)
+        exc = job.exception()
+        if isinstance(exc, JobLost):
+            return exc.reason == "unreachable"  # then it was found, and taken off; any other was gone before
+        return isinstance(exc, JobCancelled | JobStalled | PromptRejected)
 
     async def position(self, job: Job) -> int | None:
         """See `Job.position`."""
         self._open()
-        return (await self._queue()).position(job.prompt_id)
-
-    async def _queue(self) -> look.QueueSnapshot:
-        """Read the queue, once for all who ask while no ``status`` tells of a change."""
-        now = (self._router.generation, self._router.statuses)
-        if self._queue_view is None or self._queue_view[0] != now or not self._connection.live:
-            self._queue_view = now, asyncio.ensure_future(self._read_queue())
-        reading = self._queue_view[1]
-        try:
-            await asyncio.wait([reading])
-            return reading.result()
-        except BaseException:
-            self._queue_view = None
-            raise
+        return await self._places.of(job.prompt_id)
 
     async def _read_queue(self) -> look.QueueSnapshot:
         return look.read_queue(await self.api.get_queue())
@@ -606,13 +604,23 @@ def _options(
 ) -> PromptOptions:
     if on_lost not in ("raise", "resubmit"):
         raise ValueError(f"on_lost is 'raise' or 'resubmit', not {on_lost!r}")
+    if number is not None and not math.isfinite(number := float(number)):
+        raise ValueError(f"number is a place in the queue's order, not {number}")
+    if isinstance(targets, str):
+        raise TypeError(f"targets is a collection of node ids, for example [{targets!r}]")
+    outputs = None if targets is None else tuple(str(target) for target in targets)
+    return PromptOptions(strict, on_lost, bool(front), number, outputs, _extra_json(extra_data), stall_timeout)
+
+
+def _extra_json(extra_data: Mapping[str, Any] | None) -> bytes | None:
+    if extra_data is None:
+        return None
+    if not isinstance(extra_data, Mapping):
+        raise WorkflowError(f"extra_data is an object, not {type(extra_data).__name__}")
     try:
-        extra = None if extra_data is None else orjson.dumps(extra_data)
-    except orjson.JSONEncodeError as exc:
+        return json.dumps(dict(extra_data), allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as exc:
         raise WorkflowError(f"extra_data cannot be written as JSON: {exc}") from None
-    return PromptOptions(
-        strict, on_lost, front, number, None if targets is None else tuple(targets), extra, stall_timeout
-    )
 
 
 def _tracked(graph: bytes, stream_nodes: frozenset[str], options: PromptOptions) -> TrackedPrompt:

@@ -129,6 +129,8 @@ class Connection:
                 socket = await self._open_socket()
             except ServerError as exc:
                 self._note_failure(exc)
+            except Exception:  # of the caller's session or headers: prompts are followed by HTTP
+                logger.exception("the WebSocket cannot be opened")
             else:
                 if await self._read(socket):
                     delays = self._new_delays()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeAlias
+from weakref import WeakSet
 
 from . import look, verdict
 from .api import Api
@@ -49,7 +50,7 @@ class LiveJobs:
         self.on_unclear: Callable[[Job], None] = lambda job: None
         self.on_failed: Callable[[Job, BaseException], bool] = lambda job, error: False
         self.listeners: list[Buffer] = []
-        self.queue_watchers: set[asyncio.Event] = set()
+        self.queue_watchers: WeakSet[asyncio.Event] = WeakSet()
         self._api = api
         self._transfers = transfers
         self._jobs: dict[TrackedPrompt, Job] = {}

@@ -37,12 +37,17 @@ class Stalls(Generic[T]):
             if prompt in self._limits:
                 self._moved[prompt] = now
 
+    def forget(self, prompt: T) -> None:
+        """Stop watching a prompt."""
+        self._limits.pop(prompt, None)
+        self._moved.pop(prompt, None)
+
     def stalled(self, live: Container[T], now: float) -> list[tuple[T, float]]:
         """Give the prompts over their limits, with these; and forget those that are not live."""
         over = []
         for prompt, limit in list(self._limits.items()):
             if prompt not in live:
-                del self._limits[prompt], self._moved[prompt]
+                self.forget(prompt)
             elif now - self._moved[prompt] >= limit:
                 over.append((prompt, limit))
         return over

@@ -9,6 +9,7 @@ twice, before anything is sent again. A server before 0.3.45 chooses the id itse
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -79,6 +80,8 @@ class Submission:
             await self._accept(job, reply, statuses)
         except AcomfyError as exc:
             self._live.fail(job, exc)
+        except Exception as exc:  # of the caller's session or headers, or a bug of ours: nobody may wait for ever
+            self._live.fail(job, exc)
         finally:
             job.posting = None
             self._on_answer()
@@ -126,8 +129,6 @@ class Submission:
         self._live.answered(job)
 
     async def _post(self, job: Job) -> PromptReply:
-        if job.cancel_requested or job.done():
-            raise JobCancelled(job.prompt_id)  # before anything was sent
         reply = await self._post_once(job)
         self._kept_id = reply.prompt_id == job.prompt_id
         if not self._kept_id:
@@ -138,6 +139,8 @@ class Submission:
         """Post until it is certain that the prompt is queued, once."""
         body = request_body(job, self._client_id, tagged=not self._keeps_ids())
         for tries_left in reversed(range(_TRIES)):
+            if job.cancel_requested or job.done():
+                raise JobCancelled(job.prompt_id)  # nothing of it is on the server
             try:
                 limit = self._capabilities().max_upload_size
                 return await self._api.post_prompt(body, titles=job.prompt.titles, limit=limit)
@@ -154,7 +157,7 @@ class Submission:
                 return reply
             if not tries_left or (isinstance(failure, HTTPError) and failure.status == 500):
                 raise failure  # a 500 is ComfyUI's own word: it would say it again
-            self._watch.reposted(job.prompt_id)
+            self._watch.reposted(job)
         raise AssertionError("the last try raises")
 
     async def _find(self, job: Job) -> PromptReply | None:
@@ -206,7 +209,8 @@ def request_body(job: Job, client_id: str, *, tagged: bool) -> bytes:
     if options.targets is not None:
         rest["partial_execution_targets"] = options.targets
     if tagged:
-        rest["extra_data"] = {**orjson.loads(options.extra_data or b"{}"), look.PROMPT_ID_TAG: job.prompt_id}
+        extra = {**json.loads(options.extra_data or b"{}"), look.PROMPT_ID_TAG: job.prompt_id}
+        rest["extra_data"] = orjson.Fragment(json.dumps(extra))
     elif options.extra_data is not None:
         rest["extra_data"] = orjson.Fragment(options.extra_data)
     return b'{"prompt":' + job.prompt.graph + b"," + orjson.dumps(rest)[1:]

@@ -26,7 +26,7 @@ from .api import Api
 from .concurrency import together
 from .connection import Connection
 from .deafness import Deafness, Heard
-from .errors import JobLost, JobStalled, ServerError
+from .errors import HTTPError, JobLost, JobStalled, ProtocolError, ServerError
 from .job import Job
 from .live import LiveJobs
 from .stalls import Stalls
@@ -41,6 +41,7 @@ _SOCKETLESS = 1.0
 _STATUS_DUE = 2.0
 _HISTORY_DUE = 3.0
 _QUEUE_SHARE = 30.0
+_QUEUE_SILENCES = 6
 _SURPLUS_TIME = 30.0
 
 
@@ -74,7 +75,9 @@ class Watch:
         self._failing_since: float | None = None
         self._failed_at = float("-inf")
         self._deafness = Deafness()
-        self._surplus: dict[str, float] = {}
+        self._queue_read = 0.0
+        self._unreadable: dict[Job, float] = {}
+        self._surplus: dict[str, tuple[Job, float]] = {}
         self._stalls: Stalls[Job] = Stalls()
         self._untold = 0
         self._short_of = 0
@@ -97,6 +100,7 @@ class Watch:
         Every POST is followed by a ``status`` to all sockets. When none comes, ours is deaf.
         """
         job.posted_at = self._clock()
+        self._failing_since = None  # the server has just answered
         job.generation = self._live.router.generation
         if job.options.stall_timeout is not None:
             self._stalls.watch(job, job.options.stall_timeout, job.posted_at)
@@ -104,13 +108,20 @@ class Watch:
             self._expect_status(self._heard(), _STATUS_DUE)
         if self._idle:
             self._idle = False
+            self._queue_read = job.posted_at
             self._due = job.posted_at + self._next_period()
             self._wakeup.set()
 
-    def reposted(self, prompt_id: str) -> None:
-        """Note that a prompt was posted twice: should the first request surface late, its entry is deleted."""
-        self._surplus[prompt_id] = self._clock() + _SURPLUS_TIME
+    def reposted(self, job: Job) -> None:
+        """Note that a prompt is posted once more: should the first request surface late, its entry is deleted."""
+        self._surplus[job.prompt_id] = job, self._clock() + _SURPLUS_TIME
         self._wakeup.set()
+
+    def forget(self, job: Job) -> None:
+        """Forget what is known of a job: it begins again."""
+        self._unclear.pop(job, None)
+        self._unreadable.pop(job, None)
+        self._stalls.forget(job)
 
     def reconnected(self) -> None:
         """Note that the connection went live: what happened before is learnt by HTTP, at once."""
@@ -231,13 +242,31 @@ class Watch:
         return missing
 
     async def _has_history(self, job: Job) -> bool:
-        entry = await self._answer(self._api.get_history(job.prompt_id))
+        try:
+            entry = await self._answer(self._api.get_history(job.prompt_id))
+        except (HTTPError, ProtocolError) as exc:
+            self._maybe_give_up(job, exc)
+            return True  # there may be one
         if entry is None:
             return False
+        self._unreadable.pop(job, None)
         if job in self._live and not self._images_may_come(job, entry):
             self._untold += job.prompt.verdict is None
             self._live.conclude_by_history(job, entry)
         return True
+
+    def _maybe_give_up(self, job: Job, exc: HTTPError | ProtocolError) -> None:
+        """Settle a job whose history the server refuses to give, when it has done so for too long; spare the others.
+
+        Raises:
+            HTTPError: A proxy has no answer from the server, which concerns all jobs.
+        """
+        if isinstance(exc, HTTPError) and exc.status in (502, 503, 504):
+            raise exc
+        self._failing_since = None
+        since = self._unreadable.setdefault(job, self._clock())
+        if self._clock() - since >= self._unreachable_timeout:
+            self._live.fail(job, exc)
 
     def _images_may_come(self, job: Job, entry: dict[str, object]) -> bool:
         """Tell whether streamed pictures that are missing may still be on their way: HTTP can overtake the socket."""
@@ -262,7 +291,12 @@ class Watch:
         line = sorted(posted, key=_order)
         await self._settle_finished(line if quiet else _unheard_running(line, heard))
         if self._wants_queue(posted, quiet, heard):
-            await self._read_queue()
+            wanted, self._queue_wanted = self._queue_wanted, False
+            try:
+                await self._read_queue()
+            except BaseException:
+                self._queue_wanted = wanted
+                raise
         self._set_pace(quiet)
         if quiet and self._socket_told_less() and before == self._heard():
             self._expect_status(before, _STATUS_DUE / 4)
@@ -284,7 +318,12 @@ class Watch:
         self._stalls.moved((job for job in self._stalls if job.state is JobState.PENDING), self._clock())
 
     async def _ask_remaining(self) -> None:
-        remaining = await self._answer(self._api.get_prompt())
+        try:
+            remaining = await self._answer(self._api.get_prompt())
+        except HTTPError as exc:
+            if exc.status not in (404, 405):
+                raise
+            return  # a stripped-down server, or a proxy that lets few routes through
         if self._remaining is not None and remaining < self._remaining:
             self._queue_moved()
         self._remaining = remaining
@@ -307,6 +346,8 @@ class Watch:
             return _passed_over(still, heard) or self._queue_is_too_short(still)
         if self._remaining is not None and self._remaining < len(still):
             return True
+        if self._clock() - self._queue_read >= _QUEUE_SILENCES * self._silence:
+            return bool(still)  # whatever runs, if it is ours or not, has told nothing for long
         # The oldest waits, as far as we know. Somebody else's prompt may run; or ours was deleted.
         return bool(still) and min(still, key=_order).state is JobState.PENDING
 
@@ -320,7 +361,7 @@ class Watch:
         """Compare the whole queue with what we follow: who is in neither queue nor history twice is lost."""
         began = self._clock()
         snapshot = look.read_queue(await self._api.get_queue())
-        self._queue_wanted = False
+        self._queue_read = self._clock()
         self._queue_allowed = self._clock() + max(self._silence / 2, _QUEUE_SHARE * (self._clock() - began))
         present = snapshot.ids()
         followed = [job for job in self._posted() if (job.posted_at or 0.0) < began]
@@ -350,11 +391,14 @@ class Watch:
 
     async def _delete_surplus(self, snapshot: look.QueueSnapshot) -> None:
         now = self._clock()
-        self._surplus = {prompt_id: until for prompt_id, until in self._surplus.items() if until > now}
+        self._surplus = {prompt_id: entry for prompt_id, entry in self._surplus.items() if entry[1] > now}
         surplus = []
-        for prompt_id in self._surplus:
-            wanted = self._live.get(prompt_id) is not None
-            surplus += [item.prompt_id for item in snapshot.copies(prompt_id)[wanted:] if item in snapshot.pending]
+        for prompt_id, (job, _) in self._surplus.items():
+            if job in self._live and job.posted_at is None:
+                continue  # which one is ours is not known yet
+            copies = snapshot.copies(prompt_id)
+            ours = [item for item in copies if job in self._live and item.prompt_id == job.prompt_id][:1]
+            surplus += [item.prompt_id for item in copies if item not in ours[:1] and item in snapshot.pending]
         if surplus:
             await self._api.post_queue(delete=surplus)
 
@@ -408,7 +452,7 @@ def _unheard_running(line: Iterable[Job], heard: set[Job]) -> list[Job]:
 
 
 def _passed_over(jobs: Iterable[Job], heard: set[Job]) -> bool:
-    """Tell whether a job waits, as far as we know, behind whose turn another of ours runs."""
+    """Tell whether a job of which nothing is heard comes before another of ours that runs."""
     running = [_order(job) for job in heard if job.state is JobState.IN_PROGRESS]
     last = max(running, default=None)
-    return last is not None and any(job.state is JobState.PENDING and _order(job) < last for job in jobs)
+    return last is not None and any(job not in heard and _order(job) < last for job in jobs)

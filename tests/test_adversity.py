@@ -577,3 +577,80 @@ async def test_an_old_server_is_interrupted_globally_only_when_that_was_allowed(
                 assert await job.cancel()
             with pytest.raises(acomfy.JobCancelled):
                 await job
+
+
+# --- What a review found ----------------------------------------------------------------------------------------------
+
+
+async def test_the_watch_does_not_delete_a_prompt_that_was_posted_twice_to_an_old_server(gates: Gates) -> None:
+    async with SimulatedServer(version="0.3.40") as server, quick_client(server) as client:
+        server.add_node(gates.node)
+        blocker = await running(client, gates)
+        with server.faults.answer_as_booting(502):
+            task = asyncio.create_task(client.submit(saved(5)))
+            await eventually(lambda: any(job.posting for job in client.jobs))
+            await asyncio.wait([task], timeout=50 * MS)
+        job = await task
+        client._watch.look_now()
+        looks = server.requests["GET", "/queue"]
+        await eventually(lambda: server.requests["GET", "/queue"] >= looks + 2)
+        gates.open["gate"].set()
+        async with bound(5):
+            assert color_of(await (await job).images[0].read()) == 5
+        await blocker
+
+
+@pytest.mark.parametrize("options", [{"number": float("nan")}, {"targets": "12"}, {"extra_data": []}])
+async def test_wrong_options_are_refused_by_the_call(client: acomfy.Client, options: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, TypeError, acomfy.WorkflowError)):
+        client.run(saved(), **options)  # type: ignore[unused-coroutine]
+
+
+async def test_what_cannot_even_be_sent_is_raised_and_nobody_waits(server: SimulatedServer) -> None:
+    async with quick_client(server, headers={"X": 5}) as client, bound(5):
+        with pytest.raises(TypeError):
+            await client.run(saved())
+
+
+async def test_a_run_that_is_cancelled_while_its_prompt_is_looked_for_is_not_posted_again(
+    server: SimulatedServer, client: acomfy.Client
+) -> None:
+    await client.wait_ready()
+    with server.faults.answer_as_booting(502):
+        task = asyncio.create_task(client.run(saved(9)))
+        await asyncio.wait([task], timeout=100 * MS)
+        task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    async with bound(5):
+        await eventually(lambda: client.jobs == ())
+    assert server.ledger.executions == 0
+
+
+async def test_one_history_that_cannot_be_read_costs_no_other_job(
+    server: SimulatedServer, client: acomfy.Client, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = client.api.get_history
+    bad = await client.submit(saved(1), number=-1)
+
+    async def get_history(prompt_id: str) -> Any:
+        if prompt_id == bad.prompt_id:
+            raise acomfy.HTTPError(500, "GET", "/history", "broken")
+        return await real(prompt_id)
+
+    job = await running(client, gates)
+    monkeypatch.setattr(client.api, "get_history", get_history)
+    with server.faults.stall_delivery():
+        gates.open["gate"].set()
+        async with bound(5):
+            assert len((await job).images) == 1
+
+
+async def test_cancelling_a_stalled_prompt_says_that_it_is_off_the_server(
+    server: SimulatedServer, client: acomfy.Client, gates: Gates
+) -> None:
+    server.hold()
+    job = await client.submit(saved(), stall_timeout=100 * MS)
+    with pytest.raises(acomfy.JobStalled):
+        await job
+    assert await job.cancel()
+    assert len(server.queue) == 0

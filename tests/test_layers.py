@@ -26,7 +26,7 @@ SHELL = (
     ("result",),
     ("job",),
     ("live", "mapping"),
-    ("cancel", "watch"),
+    ("cancel", "places", "watch"),
     ("submission",),
     ("client",),
     ("__init__",),

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import aiohttp
@@ -64,8 +65,7 @@ async def hand_written(url: str) -> AsyncIterator[Connected]:
 @asynccontextmanager
 async def guide(url: str) -> AsyncIterator[Connected]:
     """Do as the guide does, one prompt at a time, on one socket."""
-    import websocket
-
+    websocket: Any = import_module("websocket")
     client_id = str(uuid.uuid4())
     socket = websocket.WebSocket()
     socket.connect(f"{url.replace('http', 'ws')}/ws?clientId={client_id}")
@@ -145,9 +145,7 @@ async def _until_over(socket: aiohttp.ClientWebSocketResponse, prompt_id: str) -
 @asynccontextmanager
 async def comfyui_xy(url: str) -> AsyncIterator[Connected]:
     """Connect the client of the package ``comfyui_xy``; it asks for the history of each prompt once a second."""
-    from comfyui_xy import AsyncComfyUiClient
-
-    async with AsyncComfyUiClient(url) as client:
+    async with import_module("comfyui_xy").AsyncComfyUiClient(url) as client:
 
         async def fetch(graph: Graph) -> tuple[str, bytes]:
             found = await client.process_workflow(graph)

@@ -37,7 +37,7 @@ from .places import Places
 from .result import Output, Result
 from .router import Router, TrackedPrompt
 from .stream import Buffer, EventStream
-from .submission import POST, Submission
+from .submission import Submission
 from .verdict import JobState
 from .watch import Watch
 from .workflow import EncodedGraph, Graph
@@ -156,7 +156,6 @@ class Client:
             capabilities=lambda: self._capabilities or UNKNOWN,
             cancel=self.cancel,
             on_answer=self._canceller.wake,
-            spawn=self._spawn,
             at_once=max_requests,
             connect_timeout=connect_timeout,
             unreachable_timeout=unreachable_timeout,
@@ -228,7 +227,7 @@ class Client:
 
     async def _posts_answered(self) -> None:
         """Wait for the POSTs under way: one that is cut off may be queued without anybody's knowing."""
-        posts = [task for task in self._tasks if task.get_name() == POST]
+        posts = [task for task in self._tasks if task.get_name() == _POST]
         if posts:
             await asyncio.wait(posts)
 
@@ -410,7 +409,7 @@ class Client:
         self._open()
         job = Job(_tracked(graph.json, frozenset(graph.streams), options), options, self, index)
         self._live.add(job)
-        self._submission.begin(job)
+        job.posting = self._spawn(self._submission.post(job), name=_POST)
         return job
 
     def _maybe_resubmit(self, job: Job, error: BaseException) -> bool:
@@ -424,7 +423,7 @@ class Client:
         self._watch.forget(job)
         job.begin_again(_tracked(job.prompt.graph, job.prompt.stream_nodes, job.options))
         self._live.add(job)
-        self._submission.begin(job)
+        job.posting = self._spawn(self._submission.post(job), name=_POST)
         return True
 
     async def attach(self, prompt_id: str) -> Job:
@@ -589,6 +588,9 @@ class Client:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
             logger.error("a task of the client failed", exc_info=exc)
+
+
+_POST = "acomfy-post"
 
 
 def _options(

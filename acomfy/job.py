@@ -122,7 +122,7 @@ class Job:
         self.cancel_note: str | None = None
         self.cancel_requested = False
         self.cancel_on_close = False
-        self.posting: asyncio.Future[None] | None = None
+        self.posting: asyncio.Task[None] | None = None
         self.posted_at: float | None = None
         self.generation = 0
         self.rejection: PromptRejected | None = None

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -27,9 +25,6 @@ from .live import LiveJobs
 from .verdict import JobState
 from .watch import Watch
 
-POST = "acomfy-post"
-"""The name of the tasks that may have a POST under way."""
-
 _TRIES = 3
 _GATEWAY = (502, 503, 504)
 _RECENT = 64
@@ -41,7 +36,6 @@ class Submission:
     Args:
         capabilities: Gives what is known of the server right now.
         cancel: Takes a job from the server; ends once it is off it, or its time is up.
-        spawn: Runs a coroutine as a task of the client, by this name.
         at_once: POSTs under way at the most.
         connect_timeout: Seconds to wait for the WebSocket before a prompt is posted without one.
         unreachable_timeout: Seconds to look for a prompt whose POST was not answered while the server does not answer.
@@ -58,7 +52,6 @@ class Submission:
         capabilities: Callable[[], Capabilities],
         cancel: Callable[[Job], Awaitable[bool]],
         on_answer: Callable[[], None],
-        spawn: Callable[[Coroutine[Any, Any, None], str], object],
         at_once: int,
         connect_timeout: float,
         unreachable_timeout: float,
@@ -71,60 +64,34 @@ class Submission:
         self._capabilities = capabilities
         self._cancel = cancel
         self._on_answer = on_answer
-        self._spawn = spawn
-        self._at_once = at_once
-        self._waiting: deque[tuple[Job, float]] = deque()
-        self._posters = 0
+        self._slots = asyncio.Semaphore(at_once)
         self._turn = asyncio.Lock()
         self._kept_id: bool | None = None
         self._connect_timeout = connect_timeout
         self._unreachable_timeout = unreachable_timeout
 
-    def begin(self, job: Job) -> None:
-        """Have a job's prompt posted when its turn comes; what goes wrong becomes the job's outcome. Never waits.
-
-        A few tasks post them all: one for each would be most of what a client holds of ten thousand that wait.
-        """
-        loop = asyncio.get_running_loop()
-        job.posting = loop.create_future()
-        self._waiting.append((job, loop.time() + self._connect_timeout))
-        self._maybe_start_poster()
-
-    def _maybe_start_poster(self) -> None:
-        if self._waiting and self._posters < self._at_once:
-            self._posters += 1
-            self._spawn(self._post_waiting(), POST)
-
-    async def _post_waiting(self) -> None:
-        """Post one prompt after the other until none waits."""
+    async def post(self, job: Job) -> None:
+        """Post a job's prompt; what goes wrong becomes the job's outcome. To be run as a task of the client."""
         try:
-            while self._waiting:
-                await self._post_in_turn(*self._waiting.popleft())
-        finally:
-            self._posters -= 1
-
-    async def _post_in_turn(self, job: Job, deadline: float) -> None:
-        posting = job.posting
-        try:
-            await self._wait_for_socket(job, deadline)
-            statuses = self._live.router.statuses
-            reply = await self._post_recognisably(job)
-            self._accept(job, reply, statuses)
-        except Exception as exc:  # also of the caller's session or headers, or a bug of ours: nobody may wait for ever
+            await self._wait_for_socket(job)
+            async with self._slots:
+                statuses = self._live.router.statuses
+                reply = await self._post_recognisably(job)
+            await self._accept(job, reply, statuses)
+        except AcomfyError as exc:
+            self._live.fail(job, exc)
+        except Exception as exc:  # of the caller's session or headers, or a bug of ours: nobody may wait for ever
             self._live.fail(job, exc)
         finally:
-            if posting is not None:
-                posting.set_result(None)
-            if job.posting is posting:
-                job.posting = None
+            job.posting = None
             self._on_answer()
 
-    async def _wait_for_socket(self, job: Job, deadline: float) -> None:
+    async def _wait_for_socket(self, job: Job) -> None:
         if not self._connection.live:
             if self._connection.refusal is None:
                 self._connection.hurry()
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout(self._connect_timeout):
                     await self._connection.wait_live()
             except TimeoutError:
                 pass
@@ -148,7 +115,7 @@ class Submission:
     def _keeps_ids(self) -> bool:
         return self._kept_id if self._kept_id is not None else self._capabilities().takes_prompt_id
 
-    def _accept(self, job: Job, reply: PromptReply, statuses: int) -> None:
+    async def _accept(self, job: Job, reply: PromptReply, statuses: int) -> None:
         job.prompt.number = reply.number
         self._watch.posted(job, statuses)
         if reply.node_errors:
@@ -156,16 +123,10 @@ class Submission:
             job.warnings = tuple(rejection.problems)
             if job.options.strict:
                 job.rejection = rejection
-                self._spawn(self._take_back(job, rejection), POST)
-                return
+                await self._cancel(job)
+                raise rejection
             job.prompt.stream_nodes -= rejection.dropped_outputs
         self._live.answered(job)
-
-    async def _take_back(self, job: Job, rejection: PromptRejected) -> None:
-        """Cancel a prompt of which the server dropped outputs; that may take a while."""
-        with suppress(AcomfyError):
-            await self._cancel(job)
-        self._live.fail(job, rejection)
 
     async def _post(self, job: Job) -> PromptReply:
         reply = await self._post_once(job)

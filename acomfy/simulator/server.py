@@ -150,12 +150,19 @@ class SimulatedServer:
         if self._base is None:
             self._base = Path(tempfile.mkdtemp(prefix="acomfy-simulator-"))
             self.folders.create(self._base, self._output_dir)
-        await self.come_up()
+        try:
+            await self.come_up()
+        except OSError:
+            await self._remove_folders()
+            raise
 
     async def aclose(self) -> None:
         """Stop everything at once: sockets end without a close frame, and the temporary folders go."""
         await self._stop()
         await self.services.close()
+        await self._remove_folders()
+
+    async def _remove_folders(self) -> None:
         if self._base is not None:
             await asyncio.to_thread(shutil.rmtree, self._base, ignore_errors=True)
             self._base = None

@@ -99,7 +99,7 @@ class LiveJobs:
         delivery = router.receive_text(frame)
         if delivery is not None:
             self._deliver(delivery)
-        if self.queue_watchers and router.statuses != statuses:
+        if router.statuses != statuses and self.queue_watchers:
             self._wake_watchers()
 
     def receive_binary(self, frame: bytes) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -68,24 +69,29 @@ def rows(scale: Scale) -> Iterator[Row]:
 
 
 def _against_floor(scale: Scale, url: str, ours: Worker, theirs: Worker, way: str, stream: bool) -> Iterator[Row]:
-    costs: dict[int, float] = {}
     for worker in (ours, theirs):
         _round(worker, url, jobs=20, in_flight=10, stream=stream)  # to warm it
+    rates: dict[int, Row] = {}
+    costs: dict[int, Row] = {}
     for in_flight, jobs in scale.levels.items():
         arguments: dict[str, Any] = {"url": url, "jobs": jobs, "in_flight": in_flight, "stream": stream}
-        found = interleaved(partial(_round, ours, **arguments), partial(_round, theirs, **arguments), scale)
-        wanted = in_flight in _WANTED
+        pairs = interleaved(partial(_round, ours, **arguments), partial(_round, theirs, **arguments), scale)
+        wanted = (">= 0.95", "<= 1.05") if in_flight in _WANTED else ("", "")
         what = f"{way}, {in_flight:,} in flight"
-        yield compared(FAMILY, f"jobs, {what}", "1/s", found, "rate", "floor", wanted=">= 0.95" if wanted else "")
-        row = compared(FAMILY, f"CPU a job, {what}", "us", found, "cpu", "floor", wanted="<= 1.05" if wanted else "")
-        costs[in_flight] = row.value
-        yield row
-    many, few = max(costs), _few(costs)
-    name, factor = f"CPU a job, {way}, {many:,} in flight", costs[many] / costs[few]
-    yield Row(FAMILY, name, costs[many], "us", f"{few:,} in flight", costs[few], factor, wanted="<= 1.10")
+        rates[in_flight] = compared(FAMILY, f"jobs, {what}", "1/s", pairs, "rate", "floor", wanted=wanted[0])
+        costs[in_flight] = compared(FAMILY, f"CPU a job, {what}", "us", pairs, "cpu", "floor", wanted=wanted[1])
+    for in_flight in scale.levels:
+        for row in (rates, costs):
+            grown = row.get(10 * in_flight)
+            yield (
+                row[in_flight] if grown is None else replace(row[in_flight], growth=grown.value / row[in_flight].value)
+            )
+    many, few = costs[max(costs)].value, costs[_few(costs)].value
+    name = f"CPU a job, {way}, {max(costs):,} in flight"
+    yield Row(FAMILY, name, many, "us", f"{_few(costs)} in flight", few, many / few, wanted="<= 1.10")
 
 
-def _few(costs: dict[int, float]) -> int:
+def _few(costs: dict[int, Row]) -> int:
     """Give the level nearest to 100 in flight."""
     return min(costs, key=lambda in_flight: abs(in_flight - 100))
 

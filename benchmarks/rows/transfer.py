@@ -129,16 +129,19 @@ def _round(worker: Worker, url: str, *, way: str, pictures: int, size: int) -> R
 
 def rows(scale: Scale) -> Iterator[Row]:
     """Measure each way at each size."""
-    with Server() as server, Worker("acomfy", server.url) as ours, Worker("floor", server.url) as theirs:
+    with Server() as server:
         for way in _WAYS:
-            for size, pictures in scale.pictures.items():
-                arguments: dict[str, Any] = {"url": server.url, "way": way, "pictures": pictures, "size": size}
-                pairs = interleaved(
-                    partial(_round, ours, **arguments), partial(_round, theirs, **arguments), scale, rounds=3
-                )
-                judged = (way, size) == (_STREAMED, 16 * MB)
-                name = f"{way}, {size // KB:,} KB" if size < MB else f"{way}, {size // MB} MB"
-                yield compared(FAMILY, name, "MB/s", pairs, "rate", "aiohttp", wanted=">= 0.95" if judged else "")
-                if _PEAK.exists() and size >= MB:
-                    wanted = "<= 1.20" if judged else ""
-                    yield compared(FAMILY, f"{name}, peak memory", "MB", pairs, "peak", "aiohttp", wanted=wanted)
+            with Worker("acomfy", server.url) as ours, Worker("floor", server.url) as theirs:
+                yield from _moved(scale, server.url, ours, theirs, way)
+
+
+def _moved(scale: Scale, url: str, ours: Worker, theirs: Worker, way: str) -> Iterator[Row]:
+    for size, pictures in scale.pictures.items():
+        arguments: dict[str, Any] = {"url": url, "way": way, "pictures": pictures, "size": size}
+        pairs = interleaved(partial(_round, ours, **arguments), partial(_round, theirs, **arguments), scale, rounds=3)
+        judged = (way, size) == (_STREAMED, 16 * MB)
+        name = f"{way}, {size // KB:,} KB" if size < MB else f"{way}, {size // MB} MB"
+        yield compared(FAMILY, name, "MB/s", pairs, "rate", "aiohttp", wanted=">= 0.95" if judged else "")
+        if _PEAK.exists() and size >= MB:
+            wanted = "<= 1.20" if judged else ""
+            yield compared(FAMILY, f"{name}, peak memory", "MB", pairs, "peak", "aiohttp", wanted=wanted)

@@ -29,6 +29,7 @@ from .errors import ProtocolError
 PREVIEW_IMAGE = 1
 TEXT = 3
 PREVIEW_IMAGE_WITH_METADATA = 4
+_WITH_METADATA = PREVIEW_IMAGE_WITH_METADATA.to_bytes(4, "big")
 
 # The first bytes of the frequent messages, as ``json.dumps`` writes them (ComfyUI server.py send_json).
 PROGRESS_STATE = b'{"type": "progress_state", "data": {"prompt_id": "'
@@ -142,6 +143,19 @@ def peek_prompt_id(frame: bytes) -> str | None:
     if start < len(_PROMPT_ID) or end < 0 or b"\\" in prompt_id or not prompt_id.isascii():
         return None
     return prompt_id.decode()
+
+
+def peek_picture(frame: bytes) -> tuple[str, str] | None:
+    """Read the prompt_id and the node_id off a picture with metadata, and nothing else; None for every other frame."""
+    end = 8 + int.from_bytes(frame[4:8], "big")
+    if not frame.startswith(_WITH_METADATA) or end > len(frame):
+        return None
+    try:
+        metadata = orjson.loads(frame[8:end])
+        prompt_id, node_id = metadata["prompt_id"], metadata["node_id"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return (prompt_id, node_id) if type(prompt_id) is str and type(node_id) is str else None
 
 
 def mark(prompt_id: str) -> bytes:

@@ -27,8 +27,8 @@ whose *window* it arrives: opened by any of these messages, a ``progress`` or ``
 closed by the prompt's end, by such a message about any other, and by a loss. Its node is that of the last ``executing``
 or ``progress``. Outside a window it is dropped and counted.
 
-``progress``, ``progress_state`` and ``status`` are nearly all of the traffic. Only the newest is kept, unparsed,
-until somebody looks.
+``progress``, ``progress_state``, ``status`` and previews are nearly all of the traffic. Only the newest of each is
+kept, unparsed, until somebody looks.
 
 A frame that cannot be read is counted, and is a loss if it may have been an output or a verdict of ours.
 """
@@ -61,19 +61,18 @@ class Run:
         ran: The generation in which each node of the prompt began last, in the order in which they began.
         step: The newest ``progress`` frame since ``node`` began, unparsed.
         state: The newest ``progress_state`` frame, unparsed.
-        preview: The newest picture that is no output.
         executed: ``{node_id: (display_node, ui)}`` of what was produced so far.
         streamed: The pictures of each streaming node, in order.
         streaming_since: The generation in which each streaming node began.
     """
 
     __slots__ = (
+        "_preview",
         "cached",
         "display_node",
         "executed",
         "generation",
         "node",
-        "preview",
         "ran",
         "start",
         "state",
@@ -91,7 +90,7 @@ class Run:
         self.ran: dict[str, int] = {}
         self.step: bytes | None = None
         self.state: bytes | None = None
-        self.preview: events.PreviewImage | None = None
+        self._preview: events.PreviewImage | bytes | None = None
         self.executed: dict[str, tuple[str, Mapping[str, Any]]] = {}
         self.streamed: dict[str, list[events.PreviewImage]] = {}
         self.streaming_since: dict[str, int] = {}
@@ -100,6 +99,17 @@ class Run:
     def has_outputs(self) -> bool:
         """Whether anything was produced so far."""
         return bool(self.executed or self.streamed)
+
+    @property
+    def preview(self) -> events.PreviewImage | None:
+        """The newest picture that is no output. Its frame is decoded when this is first read."""
+        if isinstance(self._preview, bytes):
+            self._preview = _readable_picture(self._preview)
+        return self._preview
+
+    @preview.setter
+    def preview(self, preview: events.PreviewImage | bytes | None) -> None:
+        self._preview = preview
 
     def streamed_images(self) -> Iterator[StreamedImage]:
         """Yield the pictures that were streamed, each node's in order."""
@@ -256,6 +266,15 @@ def _readable(frame: bytes | None, cls: type[E]) -> E | None:
     return event if isinstance(event, cls) else None
 
 
+def _readable_picture(frame: bytes) -> events.PreviewImage | None:
+    """Decode a picture that was kept; None when it is malformed."""
+    try:
+        event = frames.decode_binary(frame)
+    except ProtocolError:
+        return None
+    return event if isinstance(event, events.PreviewImage) else None
+
+
 Delivery: TypeAlias = tuple[TrackedPrompt | None, events.Event]
 """The prompt concerned (None: it belongs to no prompt of ours) and what happened."""
 
@@ -349,6 +368,9 @@ class Router:
 
     def receive_binary(self, frame: bytes) -> Delivery | None:
         """Take a binary frame; give back what somebody must be told, or None. Its picture is not copied."""
+        owner = frames.peek_picture(frame)
+        if owner is not None and self._keep_preview(*owner, frame):
+            return None
         try:
             event = frames.decode_binary(frame)
         except ProtocolError:
@@ -526,6 +548,15 @@ class Router:
         self._window = None
 
     # --- Pictures --------------------------------------------------------------------------------------------------
+
+    def _keep_preview(self, prompt_id: str, node_id: str, frame: bytes) -> bool:
+        """Keep a picture as it came if it is a preview of which nobody wants to hear; tell whether it is."""
+        prompt = self.live.get(prompt_id)
+        if prompt is None or prompt.verdict is not None or prompt.listeners or node_id in prompt.stream_nodes:
+            return False
+        prompt.touched = True
+        (prompt.run or self._joined(prompt)).preview = frame
+        return True
 
     def _picture(self, event: events.PreviewImage) -> Delivery | None:
         prompt = self.live.get(event.prompt_id or "") if event.has_metadata else self._window

@@ -17,7 +17,7 @@ from typing import Any
 from ..control import begin
 from ..graphs import SAMPLER, workflow
 from ..report import Result, Row, compared, interleaved
-from ..scale import Scale
+from ..scale import KB, Scale
 from ..sides import Connected
 from ..transcript import carries
 from ..worker import Server, Worker
@@ -26,6 +26,7 @@ FAMILY = "throughput"
 _WANTED = (256, 1_000)
 _WAYS = {"/view": False, "streamed": True}
 _JOB_SECONDS = 0.05
+_PREVIEW = 10 * KB
 _IN_FLIGHT = {"guide": 1, "socket per job": 64, "comfyui_xy": 64}
 _NEEDS = {"guide": "websocket", "comfyui_xy": "comfyui_xy"}
 
@@ -86,6 +87,12 @@ def _against_floor(scale: Scale, url: str, ours: Worker, theirs: Worker, way: st
             yield (
                 row[in_flight] if grown is None else replace(row[in_flight], growth=grown.value / row[in_flight].value)
             )
+    arguments = {"url": url, "jobs": scale.levels[_few(costs)], "in_flight": _few(costs), "stream": stream}
+    turns = [partial(_round, worker, **arguments, preview=_PREVIEW) for worker in (ours, theirs)]
+    pairs = interleaved(*turns, scale, rounds=3)
+    what = f"{way}, {_few(costs)} in flight, a preview of {_PREVIEW // KB} KB a step"
+    yield compared(FAMILY, f"jobs, {what}", "1/s", pairs, "rate", "floor")
+    yield compared(FAMILY, f"CPU a job, {what}", "us", pairs, "cpu", "floor")
     many, few = costs[max(costs)].value, costs[_few(costs)].value
     name = f"CPU a job, {way}, {max(costs):,} in flight"
     yield Row(FAMILY, name, many, "us", f"{_few(costs)} in flight", few, many / few, wanted="<= 1.10")

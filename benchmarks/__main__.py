@@ -29,7 +29,8 @@ def measured(families: list[str], scale: Scale = FULL) -> Iterator[Row]:
 def main() -> None:
     """Read the command line, measure, write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("family", nargs="*", choices=[[], *FAMILIES], help="measure these alone (default: all)")
+    families = f"measure these alone, of {', '.join(FAMILIES)} (default: all)"
+    parser.add_argument("family", nargs="*", choices=[[], *FAMILIES], metavar="FAMILY", help=families)
     parser.add_argument("--json", action="store_true", help="write JSON instead of a table")
     arguments = parser.parse_args()
     rows = list(measured(arguments.family or list(FAMILIES)))

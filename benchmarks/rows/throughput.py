@@ -88,8 +88,8 @@ def _against_floor(scale: Scale, url: str, ours: Worker, theirs: Worker, way: st
                 row[in_flight] if grown is None else replace(row[in_flight], growth=grown.value / row[in_flight].value)
             )
     arguments = {"url": url, "jobs": scale.levels[_few(costs)], "in_flight": _few(costs), "stream": stream}
-    turns = [partial(_round, worker, **arguments, preview=_PREVIEW) for worker in (ours, theirs)]
-    pairs = interleaved(*turns, scale, rounds=3)
+    arguments["preview"] = _PREVIEW
+    pairs = interleaved(partial(_round, ours, **arguments), partial(_round, theirs, **arguments), scale, rounds=3)
     what = f"{way}, {_few(costs)} in flight, a preview of {_PREVIEW // KB} KB a step"
     yield compared(FAMILY, f"jobs, {what}", "1/s", pairs, "rate", "floor")
     yield compared(FAMILY, f"CPU a job, {what}", "us", pairs, "cpu", "floor")

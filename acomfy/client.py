@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 import aiohttp
 
 from . import look, workflow
-from .api import Api, refuse_redirects
+from .api import Api
 from .cancel import Canceller
 from .capabilities import UNKNOWN, Capabilities, read_capabilities
 from .connection import AnySocket, Connection, Socket, backoff
@@ -38,6 +38,7 @@ from .result import Output, Result
 from .router import Router, TrackedPrompt
 from .stream import Buffer, EventStream
 from .submission import Submission
+from .transport import Transport, refuse_redirects
 from .verdict import JobState
 from .watch import Watch
 from .workflow import EncodedGraph, Graph
@@ -124,9 +125,10 @@ class Client:
         self._max_message_size = max_message_size
         self._capabilities: Capabilities | None = None
         self._router = Router()
-        self.api = Api(
+        self._transport = Transport(
             url, self._session, headers=headers, ssl=ssl, connect_timeout=connect_timeout, read_timeout=read_timeout
         )
+        self.api = Api(self._transport)
         self._live = LiveJobs(self._router, self.api, asyncio.Semaphore(max_requests))
         self._connection = Connection(
             open_socket=self._open_socket,
@@ -553,7 +555,7 @@ class Client:
                     ws_response_class=Socket,  # type: ignore[arg-type]  # aiohttp's type allows for text as str alone
                 )
             session = self._ws
-        return await self.api.open_socket(
+        return await self._transport.open_socket(
             session, self.client_id, heartbeat=self._heartbeat_interval, max_message_size=self._max_message_size
         )
 

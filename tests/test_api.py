@@ -20,8 +20,9 @@ import pytest
 from aiohttp import web
 
 import acomfy
-from acomfy.api import Api, base_url, refuse_redirects
+from acomfy.api import Api
 from acomfy.simulator import SimulatedServer
+from acomfy.transport import Transport, base_url, refuse_redirects
 
 from .conftest import MS
 from .graphs import color_of, gated, saved, streamed
@@ -41,7 +42,7 @@ PEM = Path(__file__).parent / "localhost.pem"
 @asynccontextmanager
 async def api_of(url: str, **options: Any) -> AsyncIterator[Api]:
     async with aiohttp.ClientSession() as session:
-        yield Api(url, lambda: session, **options)
+        yield Api(Transport(url, lambda: session, **options))
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ async def api(server: SimulatedServer) -> AsyncIterator[Api]:
 async def open_socket(api: Api, **options: Any) -> None:
     """Open the WebSocket by a session with these options, and close it."""
     async with aiohttp.ClientSession(**options) as session:
-        await (await api.open_socket(session, "me & you", heartbeat=None, max_message_size=0)).close()
+        await (await api._transport.open_socket(session, "me & you", heartbeat=None, max_message_size=0)).close()
 
 
 def body(graph: dict[str, Any], **more: Any) -> bytes:

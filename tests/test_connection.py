@@ -18,9 +18,9 @@ from aiohttp import web
 
 import acomfy
 from acomfy import connection as connection_module
-from acomfy.api import Api
 from acomfy.connection import Connection, Socket, backoff
 from acomfy.simulator import SimulatedServer
+from acomfy.transport import Transport
 
 from .conftest import MS
 from .graphs import gated, streamed
@@ -38,14 +38,14 @@ STATUS = json.dumps({"type": "status", "data": {"status": {"exec_info": {"queue_
 class Rig:
     """A connection that runs, and all that it told."""
 
-    def __init__(self, api: Api, session: aiohttp.ClientSession, options: dict[str, Any]) -> None:
+    def __init__(self, transport: Transport, session: aiohttp.ClientSession, options: dict[str, Any]) -> None:
         self.texts: list[bytes] = []
         self.binaries: list[bytes] = []
         self.tries = 0
         self.asked = 0
         self.opened = 0
         self.lost = 0
-        self._api = api
+        self._transport = transport
         self._session = session
         self._heartbeat = options.pop("heartbeat", None)
         self._max_message_size = options.pop("max_message_size", 1 << 30)
@@ -63,13 +63,13 @@ class Rig:
 
     async def _open_socket(self) -> Any:
         self.tries += 1
-        return await self._api.open_socket(
+        return await self._transport.open_socket(
             self._session, "me", heartbeat=self._heartbeat, max_message_size=self._max_message_size
         )
 
     async def _ask(self) -> object:
         self.asked += 1
-        return await self._api.get_prompt()
+        return await self._transport.get_object("/prompt")
 
     def _on_open(self) -> None:
         assert self.connection.live
@@ -97,7 +97,7 @@ async def connected(url: str, **options: Any) -> AsyncIterator[Rig]:
         aiohttp.ClientSession(connector=connector, ws_response_class=socket_class) as own,
         aiohttp.ClientSession() as session,
     ):
-        rig = Rig(Api(url, lambda: session, read_timeout=read_timeout), own, options)
+        rig = Rig(Transport(url, lambda: session, read_timeout=read_timeout), own, options)
         running = asyncio.create_task(rig.connection.run())
         try:
             yield rig

@@ -23,6 +23,7 @@ from acomfy.errors import AuthenticationError, ClientClosed, HTTPError, OutputMi
 from acomfy.outputs import Produced, StreamedImage, produced_by
 from acomfy.result import Output, Result, Source
 from acomfy.simulator import SimulatedServer
+from acomfy.transport import Transport
 
 from .graphs import color_of, saved, streamed
 from .shell import Gates, client, eventually, gates, server
@@ -151,7 +152,7 @@ async def files() -> AsyncIterator[FileServer]:
 @pytest.fixture
 async def source(files: FileServer) -> AsyncIterator[Source]:
     async with aiohttp.ClientSession() as session:
-        api = Api(files.url, lambda: session, connect_timeout=5.0, read_timeout=5.0)
+        api = Api(Transport(files.url, lambda: session, connect_timeout=5.0, read_timeout=5.0))
         yield Source(PROMPT_ID, json.dumps(GRAPH).encode(), api, asyncio.Semaphore(4))
 
 
@@ -391,7 +392,7 @@ async def test_the_pauses_between_tries_grow_and_vary(
 @reads
 async def test_a_server_that_is_away_is_unreachable(source: Source, tmp_path: Path, read: Any) -> None:
     async with aiohttp.ClientSession() as session:
-        nobody = Source(PROMPT_ID, b"{}", Api("http://127.0.0.1:9", lambda: session), asyncio.Semaphore(1))
+        nobody = Source(PROMPT_ID, b"{}", Api(Transport("http://127.0.0.1:9", lambda: session)), asyncio.Semaphore(1))
         with pytest.raises(ServerUnreachable):
             await read(saved_file(nobody), tmp_path)
     assert in_directory(tmp_path) == {}

@@ -1,0 +1,57 @@
+"""A graph frozen as the JSON that ``POST /prompt`` takes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import orjson
+
+from .document import Workflow
+from .graph import Graph, check_format
+from .values import check_values
+
+_SMALL = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedGraph:
+    """A graph as it was when it was encoded.
+
+    Attributes:
+        json: The graph as JSON, for ``POST /prompt``.
+        streams: The nodes of the classes that stream their pictures, in graph order.
+    """
+
+    json: bytes
+    streams: tuple[str, ...]
+
+
+def encode(graph: Graph, stream_classes: frozenset[str]) -> EncodedGraph:
+    """Check a graph's form and freeze it as JSON.
+
+    Raises:
+        WorkflowError: It is not in API format, or holds what JSON has not (NaN, keys that are not strings, objects).
+    """
+    if isinstance(graph, Workflow):
+        graph = graph._nodes
+    check_format(graph)
+    try:
+        text = orjson.dumps(graph)
+    except orjson.JSONEncodeError:
+        text = b""  # integers beyond 64 bits, lone surrogates, mappings that are no dicts, and what JSON has not
+    # orjson writes some of what JSON has not, but as something else: NaN as null, a UUID as a string. Reading it back
+    # finds that sooner than looking at each value does.
+    small = len(text) <= _SMALL
+    if not (text and small and orjson.loads(text) == graph):
+        for node_id, node in graph.items():
+            check_values(node_id, node)
+    if small:
+        text = bytes(memoryview(text))  # orjson's bytes keep the room that they grew into: 4 KB for 0.7
+    streams = tuple(node_id for node_id, node in graph.items() if node["class_type"] in stream_classes)
+    return EncodedGraph(text or _written(graph), streams)
+
+
+def _written(graph: Graph) -> bytes:
+    """Write what orjson does not write."""
+    return json.dumps(graph, allow_nan=False, separators=(",", ":"), default=dict).encode()

@@ -15,7 +15,6 @@ import asyncio
 import inspect
 import io
 import json
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -118,10 +117,10 @@ class Run:
 
     async def run(self) -> None:
         """Run every node that the targets need."""
-        self._say(events.ExecutionStart(self.prompt_id, _now()))
+        self._say(events.ExecutionStart(self.prompt_id, self._now()))
         self._cache.begin([self._signatures[node_id] for node_id in self.graph.prompt])
         cached = tuple(node_id for node_id in self.graph.prompt if self._known(node_id) is not None)
-        self._say(events.ExecutionCached(self.prompt_id, cached, _now()))
+        self._say(events.ExecutionCached(self.prompt_id, cached, self._now()))
         for node_id in self._targets:
             self._order.add(node_id)
         try:
@@ -132,7 +131,7 @@ class Run:
         except DependencyCycle as cycle:
             self._report_cycle(cycle)
         else:
-            self._say(events.ExecutionSuccess(self.prompt_id, _now()))
+            self._say(events.ExecutionSuccess(self.prompt_id, self._now()))
         finally:
             for task in self._tasks.values():
                 task.cancel()
@@ -185,7 +184,7 @@ class Run:
             return None
         if blocked := [value for value in inputs.values() if isinstance(value, ExecutionBlocker)]:
             return NodeResult((self._blocked(node_id, blocked[0]),) * len(node_class.outputs))
-        answer = node_class.function(Context(self, node_id), **inputs)
+        answer = self.services.scripts.call(node_class, Context(self, node_id), inputs)
         if not inspect.isawaitable(answer):
             return _as_result(answer)
         if not node_class.concurrent:
@@ -280,7 +279,9 @@ class Run:
         if node_id not in self._changed:
             node_class = self.class_of(node_id)
             self._changed[node_id] = False
-            if node_class.is_changed is not None:
+            if self.services.scripts.scripted(node_class.class_type):
+                self._changed[node_id] = float("nan")
+            elif node_class.is_changed is not None:
                 given = self.graph[node_id]["inputs"]
                 constants = {
                     name: given[name] for name in node_class.specs if name in given and not is_link(given[name])
@@ -339,7 +340,7 @@ class Run:
         """Tell whether a step comes too soon after the last one that was told (#11504, for core nodes)."""
         if not self.services.can.throttled_progress or value >= maximum:
             return False
-        now, last = time.monotonic(), self._told.get(node_id)
+        now, last = self.services.clock.now(), self._told.get(node_id)
         if last is not None and now - last[0] < 0.1 and value - last[1] < 0.005 * maximum:
             return True
         self._told[node_id] = (now, value)
@@ -357,6 +358,9 @@ class Run:
         if self.client_id is not None:
             event = events.Executed(self.prompt_id, node_id, self.graph.display(node_id), output)
             self.services.sockets.send(event, self.client_id)
+
+    def _now(self) -> int:
+        return int(self.services.clock.time() * 1000)
 
     def _set_progress(self, node_id: str, value: float, maximum: float, state: str) -> None:
         display = self.graph.display(node_id)
@@ -393,7 +397,7 @@ class Run:
         node_type = self.graph.prompt[node_id]["class_type"]
         executed = tuple(self._executed)
         if isinstance(failure.cause, Interrupted):
-            self._say(events.ExecutionInterrupted(self.prompt_id, node_id, node_type, executed, _now()))
+            self._say(events.ExecutionInterrupted(self.prompt_id, node_id, node_type, executed, self._now()))
             return
         tip = _OUT_OF_MEMORY_TIP if isinstance(failure.cause, OutOfMemoryError) else ""
         self._say(
@@ -407,7 +411,7 @@ class Run:
                 executed=executed,
                 current_inputs=self._current_inputs(failure),
                 current_outputs=list(self.graph.prompt),
-                timestamp=_now(),
+                timestamp=self._now(),
             )
         )
 
@@ -428,7 +432,7 @@ class Run:
                 executed=tuple(self._executed),
                 current_inputs=[],
                 current_outputs=list(self.graph.prompt),
-                timestamp=_now(),
+                timestamp=self._now(),
             )
         )
 
@@ -447,6 +451,7 @@ class Context(NodeContext):
         self.prompt = run.graph.prompt
         self.extra_data = run.extra_data
         self.step_time = run.services.step_time
+        self.in_real_time = run.services.clock.real
         self.preview_size = run.services.preview_size
         self._run = run
 
@@ -464,7 +469,7 @@ class Context(NodeContext):
         self._run.services.check_interrupted()
 
     async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+        await self._run.services.clock.sleep(seconds)
         await self._run.services.thawed()
 
     async def in_thread(self, function: Callable[..., Any], *args: Any, pixels: int) -> Any:
@@ -503,7 +508,3 @@ def _described(value: Any) -> Any:
     if value is None or isinstance(value, int | float | bool | str):
         return value
     return str(value)
-
-
-def _now() -> int:
-    return int(time.time() * 1000)

@@ -97,6 +97,15 @@ class Folders:
         self._counters[directory, stem] = counter
         return name
 
+    def save_as(self, filename: str, content: bytes) -> str:
+        """Write a file into the output folder under its own name, or the first free one after it; return that."""
+        path, number = self.paths["output"] / filename, 1
+        while path.exists():
+            number += 1
+            path = path.with_name(f"{Path(filename).stem}_{number}{Path(filename).suffix}")
+        path.write_bytes(content)
+        return path.name
+
     def _next_counter(self, directory: Path, stem: str) -> int:
         # ComfyUI counts the files at each save. We do so only when the last one is gone, to stay fast with many.
         last = self._counters.get((directory, stem), 0)

@@ -47,7 +47,7 @@ _SCHEDULERS = [
 ]
 _STRENGTH = ("FLOAT", {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.01})
 
-# The longer side of a painted preview, before it is scaled to what the server sends. Without waiting between steps it
+# The longer side of a painted preview, before it is scaled to what the server sends. Without real time between steps it
 # is painted once, tiny, and each step lifts a veil of noise: painting would be most of the work.
 _PREVIEW = 192
 _QUICK_PREVIEW = 48
@@ -213,7 +213,7 @@ async def _sample(
 
 def _previews(context: NodeContext, latent: Latent) -> Callable[[float], Awaitable[bytes]]:
     """Give the function that shows a latent at a sharpness: painted anew, or, without step time, veiled quickly."""
-    if context.step_time:
+    if context.step_time and context.in_real_time:
 
         async def painted(sharpness: float) -> bytes:
             picture = await context.in_thread(_paint, latent, 0, _fit(latent, _PREVIEW), sharpness, pixels=_MANY)

@@ -63,6 +63,7 @@ class NodeContext(Protocol):
     prompt: Graph
     extra_data: Mapping[str, Any]
     step_time: float
+    in_real_time: bool
     preview_size: int
 
     @property

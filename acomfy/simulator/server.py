@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import shutil
 import tempfile
 from collections import Counter
@@ -14,6 +15,7 @@ from aiohttp import web
 
 from .. import events
 from .cache import Cache, CacheMode
+from .clock import Clock
 from .execution import Executor
 from .faults import Faults
 from .files import Folders
@@ -23,6 +25,7 @@ from .model_nodes import CHECKPOINTS, LORAS, model_nodes
 from .nodes import Inputs, Node
 from .queue import Item, PromptQueue
 from .routes import Routes
+from .scripting import Script, Scripts
 from .services import Services
 from .sockets import Sockets
 from .versions import capabilities
@@ -60,6 +63,7 @@ class SimulatedServer:
         cache: What is kept between prompts: of the previous one (``classic``), the most recently used (``lru``), or
             nothing (``none``).
         cache_size: How many nodes an ``lru`` cache keeps.
+        clock: The time that nodes take and timestamps tell; a `VirtualClock` makes hours pass at once.
         output_dir: Where SaveImage saves; None is a temporary directory that goes when the server is closed.
 
     Attributes:
@@ -70,6 +74,8 @@ class SimulatedServer:
         faults: What can go wrong, to switch on.
         ledger: What was executed and produced, by prompt_id.
         classes: The node classes, by class_type.
+        clock: The time that passes for prompts.
+        scripts: What `on` made.
         models: Model files by folder; CheckpointLoaderSimple and LoraLoader offer ``checkpoints`` and ``loras``.
     """
 
@@ -85,6 +91,7 @@ class SimulatedServer:
         max_history: int = 10_000,
         cache: CacheMode = "classic",
         cache_size: int = 100,
+        clock: Clock | None = None,
         output_dir: str | Path | None = None,
     ) -> None:
         self.host = host
@@ -105,6 +112,8 @@ class SimulatedServer:
         self.folders = Folders()
         self.sockets = Sockets(lambda: len(self.queue), self.features, self.notify, negotiates=self.can.feature_flags)
         self.faults = Faults(self)
+        self.clock = clock or Clock()
+        self.scripts = Scripts(self.clock, self.notify)
         self.queue = PromptQueue(self._queue_changed, max_history)
         self.services = Services(
             self.can,
@@ -115,6 +124,8 @@ class SimulatedServer:
             step_time,
             preview_size,
             self.faults.thawed,
+            self.clock,
+            self.scripts,
         )
         self._cache = Cache(cache, cache_size)
         self._worker = Worker(self.queue, Executor(self.services, self._cache), self.faults, self.notify)
@@ -171,6 +182,7 @@ class SimulatedServer:
         """Listen, and start the worker."""
         await self._listen()
         self._worker.start()
+        self.clock.attend(self._working)
         self._publisher = asyncio.create_task(self.sockets.publish())
 
     async def go_down(self) -> None:
@@ -185,6 +197,11 @@ class SimulatedServer:
         self.number = 0
         self.services.interrupted = False
         self.notify()
+
+    def _working(self) -> bool:
+        """Tell whether a prompt runs or is about to."""
+        may_take = self.worker_alive and self._worker.may_take != 0
+        return bool(self.queue.running) or (may_take and bool(self.queue.pending))
 
     def kill_worker(self) -> None:
         """End the worker, as an exception from outside a node does; HTTP and the sockets go on."""
@@ -204,6 +221,7 @@ class SimulatedServer:
 
     async def _stop(self) -> None:
         await self._worker.stop()
+        self.clock.leave(self._working)
         if self._publisher is not None:
             self._publisher.cancel()
             await asyncio.wait([self._publisher])
@@ -253,6 +271,24 @@ class SimulatedServer:
             return function
 
         return decorate
+
+    def on(self, class_type: str) -> Script:
+        """Script what the nodes of a class do, from now on; see `Script`.
+
+        ::
+
+            server.on("KSampler").takes(5).fails_with("no such sampler")
+            server.on("CheckpointLoaderSimple").once().fails_with(OutOfMemoryError("the GPU is full"))
+            server.on("VAEDecode").where(samples=...).returns(Path("fox.png"))
+
+        Raises:
+            ValueError: The server has no such class; `node` makes one.
+        """
+        if class_type not in self.classes:
+            close = difflib.get_close_matches(class_type, self.classes, 1)
+            hint = f"did you mean {close[0]!r}?" if close else "server.node(...) makes a class of your own"
+            raise ValueError(f"the simulator has no node class {class_type!r}; {hint}")
+        return self.scripts.new(class_type)
 
     # --- Watching --------------------------------------------------------------------------------------------------
 

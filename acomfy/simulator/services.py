@@ -6,13 +6,17 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .clock import Clock
 from .files import Folders
 from .ledger import Ledger
 from .nodes import Interrupted, Node
 from .sockets import Sockets
 from .versions import Capabilities
+
+if TYPE_CHECKING:
+    from .scripting import Scripts
 
 # Below this many pixels, Pillow is done before a thread would have begun.
 _WORTH_A_THREAD = 256 * 256
@@ -35,6 +39,8 @@ class Services:
     step_time: float
     preview_size: int
     thawed: Callable[[], Awaitable[None]]
+    clock: Clock
+    scripts: Scripts
     interrupted: bool = False
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "acomfy-simulator"))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 
 from .. import events
@@ -76,13 +75,13 @@ class Worker:
 
     async def _run(self, key: int, item: Item) -> None:
         number, prompt_id, prompt, extra_data, outputs = item
-        begin = time.monotonic()
+        begin = self._services.clock.now()
         self._services.ledger.start(prompt_id)
         # It counts as running already, but the executor has not begun: an interrupt that comes now is lost.
-        await asyncio.sleep(self._faults.start_delay)
+        await self._services.clock.sleep(self._faults.start_delay)
         outcome = await self._executor.execute(item)
         self._services.ledger.settle(prompt_id, _final_state(outcome))
-        await asyncio.sleep(self._faults.history_delay)
+        await self._services.clock.sleep(self._faults.history_delay)
         await self._faults.thawed()
         shown = without_tokens(extra_data) if self._services.can.tokens_hidden_in_history else extra_data
         self._queue.finish(key, outcome.history_entry(), [number, prompt_id, prompt, shown, outputs])
@@ -91,7 +90,7 @@ class Worker:
         sockets, client_id = self._services.sockets, extra_data.get("client_id")
         if client_id is not None:
             sockets.send(events.Executing(None, None, prompt_id), client_id)
-        sockets.log(f"Prompt executed in {time.monotonic() - begin:.2f} seconds\n")
+        sockets.log(f"Prompt executed in {self._services.clock.now() - begin:.2f} seconds\n")
 
 
 def _final_state(outcome: Outcome) -> State:

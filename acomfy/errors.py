@@ -11,6 +11,7 @@
           AuthenticationError  401, 403, or a redirect to a login page
       WorkflowError            the workflow is wrong before it is sent: you can mend it
         WorkflowFormatError    the editor's own JSON where API format is needed
+      MetadataError            what was written into a file cannot be read: damaged, or too large
       PromptRejected           the server refused the prompt, or a part of it
       JobError                 a prompt that was submitted did not succeed
         JobFailed              a node raised
@@ -179,6 +180,10 @@ class NodeProblem:
         shown = ", ".join(repr(choice) for choice in choices[:_SHOWN_CHOICES])
         more = len(choices) - _SHOWN_CHOICES
         return f"; allowed: {shown}" + (f" and {more} more" if more > 0 else "")
+
+
+class MetadataError(AcomfyError):
+    """What was written into a file (prompt, workflow, other texts) cannot be read: it is damaged, or too large."""
 
 
 class PromptRejected(AcomfyError):

@@ -10,15 +10,15 @@ a POST may have reached the server all the same.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
+from ..errors import PayloadTooLarge, PromptRejected, ProtocolError
+from ..transport import read_json, segment
+from .files import FileRoutes, Upload
 
-from .errors import PayloadTooLarge, PromptRejected, ProtocolError
-from .transport import Transport, read_json, segment
+__all__ = ["Api", "PromptReply", "Upload"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +36,12 @@ class PromptReply:
     node_errors: Mapping[str, Any]
 
 
-class Api:
+class Api(FileRoutes):
     """The routes of one server.
 
     Args:
         transport: Sends the requests.
     """
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-
-    @property
-    def url(self) -> str:
-        """The server's address without credentials."""
-        return self._transport.url
-
-    def __repr__(self) -> str:
-        return f"<Api of {self.url}>"
 
     # --- Prompts and the queue -------------------------------------------------------------------------------------
 
@@ -130,26 +119,6 @@ class Api:
     async def get_histories(self, *, max_items: int) -> dict[str, Any]:
         """Give the newest history entries by prompt_id, oldest first (``GET /history?max_items=``)."""
         return await self._transport.get_object("/history", {"max_items": str(max_items)})
-
-    # --- Files -----------------------------------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def view(
-        self, filename: str, *, subfolder: str = "", type: str = "output"
-    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-        """Open a file of the server for reading (``GET /view``).
-
-        What breaks while it is read is raised as by the other routes; the caller's own errors pass.
-
-        Args:
-            type: ``output``, ``temp`` or ``input``: the directory.
-
-        Raises:
-            HTTPError: 404 when the file is not there.
-        """
-        params = {"filename": filename, "subfolder": subfolder, "type": type}
-        async with self._transport.stream("GET", "/view", params=params) as response:
-            yield response
 
     # --- The server ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,50 @@
+"""What the sections of the routes stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..transport import Transport
+
+
+class Routes:
+    """A section of the routes of one server.
+
+    Args:
+        transport: Sends the requests.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    @property
+    def url(self) -> str:
+        """The server's address without credentials."""
+        return self._transport.url
+
+    def __repr__(self) -> str:
+        return f"<Api of {self.url}>"
+
+
+def query(**params: Any) -> dict[str, str]:
+    """Write parameters for an address: None is left out, booleans as ``true`` and ``false``, lists with commas."""
+    return {name: _written(value) for name, value in params.items() if value is not None}
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple | set | frozenset):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def given(**fields: Any) -> dict[str, Any]:
+    """Leave out what is None: to several routes a null is not the same as an absent field."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def user_header(user: str | None) -> Mapping[str, str] | None:
+    """Give the header that names a user of a server started with ``--multi-user``."""
+    return None if user is None else {"comfy-user": user}

@@ -38,6 +38,7 @@ SHELL = (
 EDGES = (
     ("sheet",),
     ("simulator",),
+    ("pytest_plugin",),
     ("examples",),
     ("cli",),
     ("__main__",),

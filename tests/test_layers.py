@@ -15,7 +15,7 @@ PACKAGE = Path(acomfy.__file__).parent
 # Each row may import the rows above it, never its own row nor those below. ``__init__`` is the package's own names.
 PURE = (
     ("errors",),
-    ("tags",),
+    ("definitions", "tags"),
     ("media_tags", "picture_tags"),
     ("embedded",),
     ("events",),

@@ -23,6 +23,7 @@ PURE = (
     ("outputs", "progress", "verdict"),
     ("router",),
     ("capabilities", "deafness", "look", "stalls", "workflow"),
+    ("building", "codegen"),
 )
 SHELL = (
     ("concurrency", "connection", "files", "stream", "transport"),

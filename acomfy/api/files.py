@@ -124,7 +124,14 @@ class FileRoutes(Routes):
 
     @asynccontextmanager
     async def view(
-        self, filename: str, *, subfolder: str = "", type: str = "output"
+        self,
+        filename: str,
+        *,
+        subfolder: str = "",
+        type: str = "output",
+        preview: str | None = None,
+        channel: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """Open a file of the server for reading (``GET /view``).
 
@@ -132,12 +139,16 @@ class FileRoutes(Routes):
 
         Args:
             type: ``output``, ``temp`` or ``input``: the directory.
+            preview: ``webp`` or ``jpeg``, with a quality behind it if wanted (``webp;75``): the picture, encoded anew.
+            channel: ``rgb`` or ``a``: a PNG of these channels alone.
+            headers: Sent with the request: ``Range``, which is answered with 206.
 
         Raises:
-            HTTPError: 404 when the file is not there.
+            HTTPError: 404 when the file is not there, 416 when the range is not.
         """
         params = {"filename": filename, "subfolder": subfolder, "type": type}
-        async with self._transport.stream("GET", "/view", params=params) as response:
+        params |= query(preview=preview, channel=channel)
+        async with self._transport.stream("GET", "/view", params=params, headers=headers) as response:
             yield response
 
     async def get_view_metadata(self, folder: str, filename: str) -> dict[str, Any]:

@@ -37,8 +37,6 @@ _PROGRESS_STEP = b'{"type": "progress", "data": {"value": '
 STATUS = b'{"type": "status", '
 STEPS = (PROGRESS_STATE, _PROGRESS_STEP)
 _PROMPT_ID = b'"prompt_id": "'
-PROGRESS_STATE_MARK = len(PROGRESS_STATE) - len(_PROMPT_ID)
-"""Where the `mark` of a prompt stands in its ``progress_state``."""
 
 # Messages without a place for numbers of a node's own choice. In all others integers are kept exact.
 _CLOSED = frozenset(
@@ -88,7 +86,10 @@ def parse(frame: bytes) -> tuple[str, Any]:
     Raises:
         ProtocolError: It is not JSON, or not an object with a ``type``.
     """
-    message = load_json(frame)
+    try:
+        message = orjson.loads(frame)
+    except orjson.JSONDecodeError:
+        message = _load_tolerantly(frame)
     kind = message.get("type") if isinstance(message, dict) else None
     if not isinstance(kind, str):
         raise ProtocolError(f"a text frame has no type: {_excerpt(frame)}")
@@ -136,6 +137,8 @@ def peek_prompt_id(frame: bytes) -> str | None:
     elif frame.startswith(_PROGRESS_STEP):
         # An unescaped quote cannot stand inside a JSON string, so what is found is the key itself.
         start = frame.find(_PROMPT_ID) + len(_PROMPT_ID)
+        if frame.find(_PROMPT_ID, start) >= 0:
+            return None  # which of them counts only parsing tells
     else:
         return None
     end = frame.find(b'"', start)
@@ -158,9 +161,14 @@ def peek_picture(frame: bytes) -> tuple[str, str] | None:
     return (prompt_id, node_id) if type(prompt_id) is str and type(node_id) is str else None
 
 
-def mark(prompt_id: str) -> bytes:
-    """Give the bytes by which ComfyUI's text frames name a prompt."""
-    return f'"prompt_id": {json.dumps(prompt_id)}'.encode()
+def state_head(frame: bytes, prompt_id: str) -> bytes:
+    """Give how a ``progress_state`` of which the prompt_id was peeked begins, as do all others of its prompt."""
+    return frame[: len(PROGRESS_STATE) + len(prompt_id) + 1]
+
+
+def step_tail(frame: bytes) -> bytes:
+    """Give how a ``progress`` of which the prompt_id was peeked ends, as do all others of its prompt and node."""
+    return frame[frame.find(_PROMPT_ID) :]
 
 
 def lazy_progress_state(prompt_id: str, frame: bytes) -> events.ProgressState:

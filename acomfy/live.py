@@ -137,11 +137,12 @@ class LiveJobs:
     def _deliver(self, delivery: Delivery) -> None:
         prompt, event = delivery
         if prompt is None:
-            for buffer in tuple(self.listeners):  # a listener may be let go meanwhile
-                buffer.put(event)
+            if event is not None:
+                for buffer in tuple(self.listeners):  # a listener may be let go meanwhile
+                    buffer.put(event)
             return
         job = self._jobs[prompt]
-        if prompt.listeners:
+        if event is not None:
             job.deliver(event)
         if job.posting is None or job.posted_at is not None:
             self._maybe_conclude(job)

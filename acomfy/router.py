@@ -47,6 +47,7 @@ from .verdict import JobState, Verdict
 E = TypeVar("E")
 
 NO_NODES: frozenset[str] = frozenset()
+_STRINGS = frozenset({str})
 
 
 class Run:
@@ -81,9 +82,9 @@ class Run:
         "streaming_since",
     )
 
-    def __init__(self, generation: int | None) -> None:
+    def __init__(self, generation: int | None, start: int | None = None) -> None:
         self.generation = generation
-        self.start: int | None = None
+        self.start = start
         self.cached: tuple[str, ...] | None = None
         self.node: str | None = None
         self.display_node: str | None = None
@@ -275,8 +276,11 @@ def _readable_picture(frame: bytes) -> events.PreviewImage | None:
     return event if isinstance(event, events.PreviewImage) else None
 
 
-Delivery: TypeAlias = tuple[TrackedPrompt | None, events.Event]
-"""The prompt concerned (None: it belongs to no prompt of ours) and what happened."""
+Delivery: TypeAlias = tuple[TrackedPrompt | None, events.Event | None]
+"""The prompt concerned (None: it belongs to none of ours) and what happened (None: it ended, and nobody listens)."""
+
+_NEVER = frames.PROGRESS_STATE + b"\n"
+"""What no frame begins or ends with: a line cannot end inside a JSON string."""
 
 
 class Router:
@@ -299,9 +303,10 @@ class Router:
         self.unreadable = 0
         self.statuses = 0
         self._status: bytes | None = None
-        # The prompt whose window is open, which is live and without verdict, and the bytes that name it in a frame.
+        # The prompt whose window is open, which is live and without verdict; how its last progress_state began, up to
+        # and with its prompt_id, and how its last progress ended, from its prompt_id on.
         self._window: TrackedPrompt | None = None
-        self._mark = b""
+        self._state_head = self._step_tail = _NEVER
 
     def register(self, prompt: TrackedPrompt) -> None:
         """Begin to route to a prompt. Before its POST: a cached prompt can end before the answer is read."""
@@ -343,9 +348,20 @@ class Router:
 
     def receive_text(self, frame: bytes) -> Delivery | None:
         """Take a text frame; give back what somebody must be told, or None."""
+        prompt = self._window
         try:
+            # Most frames are the next step of the prompt that runs, which their first or last bytes tell. They are
+            # looked at no closer, and handled right here: 298 ns for the average frame of a job, not 463.
+            if prompt is not None and frame.startswith(self._state_head):
+                (prompt.run or self._joined(prompt)).state = frame
+                prompt.touched = True
+                return self._heard(prompt, frame) if prompt.listeners else None
             if frame.startswith(frames.STEPS):
-                return self._step(frame)
+                if prompt is None or not frame.endswith(self._step_tail):
+                    return self._step(frame)
+                (prompt.run or self._joined(prompt)).step = frame
+                prompt.touched = True
+                return self._heard(prompt, frame) if prompt.listeners else None
             if frame.startswith(frames.STATUS):
                 return self._queue_changed(frame)
             kind, data = frames.parse(frame)
@@ -360,8 +376,10 @@ class Router:
             if prompt is None:
                 return self._after_verdict(kind, data)
             rule(self, prompt, data)
-            if prompt.listeners or prompt.over or prompt.verdict is not None:
+            if prompt.listeners:
                 return prompt, frames.to_event(kind, data)
+            if prompt.over or prompt.verdict is not None:
+                return prompt, None
         except ProtocolError:
             self._unread()
         return None
@@ -397,7 +415,7 @@ class Router:
             return None
         if prompt is not self._window:
             self._window = prompt
-            self._mark = frames.mark(prompt.prompt_id)
+            self._state_head = self._step_tail = _NEVER
         prompt.touched = True
         return prompt
 
@@ -407,7 +425,7 @@ class Router:
         if prompt is None or kind != "executing" or data.get("node", "") is not None:
             return None
         prompt.over = True
-        return prompt, events.Executing(None, None, prompt.prompt_id)
+        return prompt, events.Executing(None, None, prompt.prompt_id) if prompt.listeners else None
 
     # --- Messages that move no prompt ------------------------------------------------------------------------------
 
@@ -418,24 +436,18 @@ class Router:
         return self._heard(None, frame) if self.listeners else None
 
     def _step(self, frame: bytes) -> Delivery | None:
-        """Take a ``progress`` or ``progress_state`` that is written as ComfyUI writes it."""
-        prompt = self._window
-        is_state = frame.startswith(frames.PROGRESS_STATE)
-        # A progress_state may be long, but names its prompt at a known place.
-        named = frame.startswith(self._mark, frames.PROGRESS_STATE_MARK) if is_state else self._mark in frame
-        if prompt is None or not named:
-            prompt_id = frames.peek_prompt_id(frame)
-            if prompt_id is None:
-                return self._other(*frames.parse(frame), frame)
-            prompt = self._addressee(prompt_id)
-            if prompt is None:
-                return None
+        """Take a ``progress`` or ``progress_state`` of another prompt or node than the last one."""
+        prompt_id = frames.peek_prompt_id(frame)
+        if prompt_id is None:
+            return self._other(*frames.parse(frame), frame)
+        prompt = self._addressee(prompt_id)
+        if prompt is None:
+            return None
         run = prompt.run or self._joined(prompt)
-        prompt.touched = True
-        if is_state:
-            run.state = frame
+        if frame.startswith(frames.PROGRESS_STATE):
+            run.state, self._state_head = frame, frames.state_head(frame, prompt_id)
         else:
-            run.step = frame
+            run.step, self._step_tail = frame, frames.step_tail(frame)
         return self._heard(prompt, frame) if prompt.listeners else None
 
     def _heard(self, prompt: TrackedPrompt | None, frame: bytes) -> Delivery | None:
@@ -489,17 +501,19 @@ class Router:
         return prompt.run
 
     def _execution_start(self, prompt: TrackedPrompt, data: dict[str, Any]) -> None:
-        event = _decoded("execution_start", data, events.ExecutionStart)
+        timestamp = data.get("timestamp")
+        start = timestamp if type(timestamp) is int else None
         run = prompt.run
-        if run is not None and run.generation == self.generation and run.start == event.timestamp:
+        if run is not None and run.generation == self.generation and run.start == start:
             return  # the same message twice
-        prompt.run = Run(self.generation)
-        prompt.run.start = event.timestamp
+        prompt.run = Run(self.generation, start)
         prompt.state = JobState.IN_PROGRESS
 
     def _execution_cached(self, prompt: TrackedPrompt, data: dict[str, Any]) -> None:
-        event = _decoded("execution_cached", data, events.ExecutionCached)
-        self._joined(prompt).cached = event.nodes
+        nodes = data.get("nodes")
+        if not isinstance(nodes, list) or not set(map(type, nodes)) <= _STRINGS:
+            nodes = _decoded("execution_cached", data, events.ExecutionCached).nodes
+        (prompt.run or self._joined(prompt)).cached = tuple(nodes)
 
     def _executing(self, prompt: TrackedPrompt, data: dict[str, Any]) -> None:
         node, display_node = data.get("node"), data.get("display_node")

@@ -19,10 +19,11 @@ from acomfy.frames import (
     decode_text,
     encode,
     load_json,
-    mark,
     parse,
     peek_prompt_id,
     sniff_mime,
+    state_head,
+    step_tail,
     to_event,
 )
 
@@ -463,7 +464,6 @@ STEP_TEMPLATES = (
 def test_the_prompt_id_is_peeked_off_frames_as_comfyui_writes_them(template: str) -> None:
     frame = (template % f'"{P}"').encode()
     assert peek_prompt_id(frame) == P
-    assert mark(P) in frame
     assert frame.startswith(PROGRESS_STATE) is ("progress_state" in template)
 
 
@@ -477,7 +477,17 @@ def test_a_peeked_prompt_id_is_the_one_that_parsing_gives(prompt_id: str, templa
     for frame in (template % json.dumps(prompt_id), template % json.dumps(prompt_id, ensure_ascii=False)):
         raw = frame.encode("utf-8", "surrogatepass")
         assert peek_prompt_id(raw) in (prompt_id, None)
-    assert mark(prompt_id) in (template % json.dumps(prompt_id)).encode()
+
+
+@given(given_by.prompt_ids, given_by.prompt_ids)
+@example("a", "ab")
+@example("ab", "a")
+def test_the_head_and_the_tail_of_a_step_are_those_of_its_prompt_alone(prompt_id: str, other: str) -> None:
+    state, step = ((template % json.dumps(prompt_id)).encode() for template in reversed(STEP_TEMPLATES))
+    other_state, other_step = ((template % json.dumps(other)).encode() for template in reversed(STEP_TEMPLATES))
+    if peek_prompt_id(state) is not None:
+        assert other_state.startswith(state_head(state, prompt_id)) is (other == prompt_id)
+        assert other_step.endswith(step_tail(step)) is (other == prompt_id)
 
 
 @given(given_by.prompt_ids, given_by.json_objects, st.permutations(["value", "max", "prompt_id", "node", "nodes"]))

@@ -149,7 +149,7 @@ def test_who_does_not_listen_is_told_the_verdict_alone() -> None:
         told.says("custom", prompt_id=A),
     ):
         assert delivery is None
-    assert told.success() == (told.prompts[A], events.ExecutionSuccess(A, 9))
+    assert told.success() == (told.prompts[A], None)
 
 
 def test_every_message_marks_its_prompt_as_heard_of(told: Told) -> None:
@@ -297,7 +297,7 @@ def test_an_end_without_verdict_means_that_the_verdict_was_missed(told: Told) ->
     prompt = told.prompts[A]
     prompt.listeners = 0
     told.start()
-    assert told.executing(None) == (prompt, events.Executing(None, None, A))
+    assert told.executing(None) == (prompt, None)
     assert prompt.over and prompt.verdict is None
 
 
@@ -731,16 +731,49 @@ def test_a_malformed_message_that_is_no_output_is_counted_and_is_no_loss(told: T
     assert told.prompts[A].intact
 
 
+def test_steps_of_prompts_and_nodes_in_turns_reach_each_its_own() -> None:
+    told = Told(A, B, listeners=0)
+    for value in range(3):
+        for prompt_id in (A, B):
+            for node in ("5", "8"):
+                told.progress(value, 4, node, prompt_id)
+                told.state((node, value, 4, "running"), prompt_id=prompt_id)
+                step, state = told.prompts[prompt_id].newest_step(), told.prompts[prompt_id].newest_state()
+                assert step == events.Progress(value, 4, prompt_id, node)
+                assert state is not None and state.prompt_id == prompt_id and list(state.nodes) == [node]
+
+
+@pytest.mark.parametrize("listeners", [0, 1])
+def test_a_step_after_the_end_of_its_prompt_is_not_kept(listeners: int) -> None:
+    told = Told(A, listeners=listeners)
+    for value in (1, 2):
+        told.progress(value, 4)
+        told.state(("5", value, 4, "running"))
+    told.success()
+    assert told.progress(3, 4) is None and told.state(("5", 3, 4, "running")) is None
+    step, state = told.prompts[A].newest_step(), told.prompts[A].newest_state()
+    assert step is not None and step.value == 2 and state is not None and state.nodes["5"].value == 2
+
+
+def test_of_an_end_that_nobody_listens_to_only_that_it_came_is_told() -> None:
+    told = Told(A, listeners=0)
+    assert told.start() is None and told.executing("5") is None and told.executed("9") is None
+    assert told.success() == (told.prompts[A], None)
+    assert told.executing(None) == (told.prompts[A], None)
+
+
 def test_a_step_that_names_another_prompt_besides_its_own_never_reaches_that_one() -> None:
     told = Told(A, B)
     told.start(A)
     frame = '{"type": "progress", "data": {"value": 1, "x": {"prompt_id": "%s"}, "max": 2, "prompt_id": "%s"}}'
-    assert told.router.receive(frame % (A, B)) is None
-    assert told.prompts[A].newest_step() is None and told.prompts[B].run is None
+    assert told.router.receive(frame % (A, B)) == (told.prompts[B], events.Progress(1, 2, B))
+    assert told.prompts[A].newest_step() is None
     assert told.router.receive(frame % (B, A)) == (told.prompts[A], events.Progress(1, 2, A))
-    told.router.lose()
-    assert told.router.receive(frame % (A, B)) is None
-    assert told.prompts[B].run is None
+    twice = '{"type": "progress", "data": {"value": 2, "prompt_id": "%s", "max": 2, "prompt_id": "%s"}}'
+    for _ in range(2):
+        assert told.router.receive(twice % (A, B)) == (told.prompts[B], events.Progress(2, 2, B))
+    step = told.prompts[A].newest_step()
+    assert step is not None and step.value == 1
 
 
 def test_malformed_messages_about_strangers_are_not_ours_to_read(told: Told) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import math
+import os
 import ssl as ssl_module
 import uuid
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterator, Mapping
@@ -15,10 +16,11 @@ from typing import Any, Literal, Self
 import aiohttp
 
 from . import look, workflow
+from .access import Access, Token
 from .api import Api
 from .cancel import Canceller
 from .capabilities import UNKNOWN, Capabilities, read_capabilities
-from .connection import AnySocket, Connection, Socket, backoff
+from .connection import AnySocket, Connection, backoff
 from .errors import (
     AuthenticationError,
     ClientClosed,
@@ -35,10 +37,12 @@ from .live import LiveJobs
 from .mapping import Feed, Workflows
 from .places import Places
 from .result import Output, Result
+from .retry import RetryPolicy
 from .router import Router, TrackedPrompt
+from .sessions import Sessions
 from .stream import Buffer, EventStream
 from .submission import Submission
-from .transport import Transport, refuse_redirects
+from .transport import Transport
 from .verdict import JobState
 from .watch import Watch
 from .workflow import EncodedGraph, Graph
@@ -46,9 +50,11 @@ from .workflow import EncodedGraph, Graph
 logger = logging.getLogger(__name__)
 
 OnLost = Literal["raise", "resubmit"]
+ProfileName = Literal["comfyui", "cloud"]
 
 _MOST_ATTEMPTS = 5
 _READY_DELAY = 0.5
+_RETRY = RetryPolicy()
 
 
 class Client:
@@ -68,53 +74,97 @@ class Client:
         *,
         # Identity
         client_id: str | None = None,
+        # Access
         session: aiohttp.ClientSession | None = None,
         headers: Mapping[str, str] | None = None,
+        auth: tuple[str, str] | None = None,
+        token: Token | None = None,
+        cookies: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
         ssl: ssl_module.SSLContext | bool = True,
+        proxy: str | None = None,
+        trust_env: bool = False,
+        unix_socket: str | os.PathLike[str] | None = None,
+        api_key: str | None = None,
+        api_key_comfy_org: str | None = None,
+        profile: ProfileName | None = None,
         # Prompts
         stream_classes: Collection[str] = ("SaveImageWebsocket",),
         allow_global_interrupt: bool = False,
         # Times, in seconds
         connect_timeout: float = 10.0,
         read_timeout: float = 30.0,
+        request_timeout: float | None = 300.0,
         cancel_timeout: float = 2.0,
         unreachable_timeout: float = 60.0,
         silence: float = 5.0,
         heartbeat_interval: float | None = 20.0,
         reconnect_delays: Callable[[], Iterator[float]] = backoff,
+        retry: RetryPolicy | None = _RETRY,
         # Limits
         max_message_size: int = 1 << 30,
+        max_answer_size: int = 1 << 28,
         max_requests: int = 16,
     ) -> None:
         """Make a client. Nothing is opened yet.
 
         Args:
-            url: The server's address; a path prefix, and user and password for basic auth, may be in it.
+            url: The server's address; a path prefix, user and password for basic auth, and query parameters that go
+                with every request (``?token=...``) may be in it.
             client_id: Under which the server sends events, to one socket only, the newest: never share it. None: a new
                 UUID. That of an earlier client makes `attach` hear the events of its prompts.
             session: Used for everything, and left open; None: the client makes its own.
-            headers: Sent with every request, the WebSocket's included.
-            ssl: True checks certificates, False does not; or an ``ssl.SSLContext``.
+            headers: Sent with every request; this and all below for HTTP and WebSocket alike, to this server alone.
+            auth: User and password for basic auth.
+            token: A bearer token, or a function, ``async`` or not, that gives one: called before the first request, and
+                again when the server answers 401, once for all requests that were refused.
+            cookies: Sent with every request, besides those that the server sets.
+            params: Query parameters of every request.
+            ssl: True checks certificates, False does not (a self-signed server); or an ``ssl.SSLContext``.
+            proxy: Address of an http or https proxy; user and password may be in it.
+            trust_env: Take the proxy from ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY``.
+            unix_socket: Path of a unix socket that the server, or what stands before it, listens on.
+            api_key: The key of Comfy Cloud.
+            api_key_comfy_org: The key of a Comfy account, for partner nodes: goes with each prompt (``extra_data``) and
+                is kept nowhere here. Servers before 0.3.45 show it in their history, before 0.3.68 in their queue.
+            profile: ``cloud`` for a server that is like Comfy Cloud; None: by the host of ``url``.
             stream_classes: Node classes whose pictures in binary frames are outputs; all others' are previews.
             allow_global_interrupt: On servers before 0.3.57, stop a running prompt of ours by the interrupt that stops
                 whatever runs; in an unlucky moment that is somebody else's.
             connect_timeout: For opening a connection; a submit waits that long for the WebSocket, then goes without.
             read_timeout: Silence that is borne while an answer is awaited or read.
+            request_timeout: For the whole of an answer in JSON; files have no such limit. None: nor has JSON.
             cancel_timeout: How long `Job.cancel` and `aclose` wait until prompts are off the server.
             unreachable_timeout: After that long without any answer, live jobs end as `JobLost`.
             silence: After that long without a word about our prompts, the server is asked by HTTP.
             heartbeat_interval: Between pings on a quiet WebSocket; None for none.
             reconnect_delays: Makes the delays between tries to open the WebSocket.
+            retry: When the reads of ``client.api`` and of files are tried again; None: never.
             max_message_size: Bytes of the largest WebSocket message that is taken.
+            max_answer_size: Bytes of the largest answer in JSON that is taken, decompressed.
             max_requests: POSTs under way at most, and as many transfers of files.
 
         Raises:
-            ValueError: ``url`` is no http or https address.
+            ValueError, TypeError: ``url`` is no http or https address, or another of these cannot be used. No message
+                holds a secret.
         """
+        access = Access(
+            url,
+            headers=headers,
+            auth=auth,
+            token=token,
+            cookies=cookies,
+            params=params,
+            ssl=ssl,
+            proxy=proxy,
+            trust_env=trust_env,
+            unix_socket=unix_socket,
+            api_key=api_key,
+            api_key_comfy_org=api_key_comfy_org,
+            profile=profile,
+        )
         self.client_id = client_id or str(uuid.uuid4())
-        self._given_session = session
-        self._http: aiohttp.ClientSession | None = None
-        self._ws: aiohttp.ClientSession | None = None
+        self._sessions = Sessions(access, session)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
@@ -123,16 +173,24 @@ class Client:
         self._connect_timeout = connect_timeout
         self._heartbeat_interval = heartbeat_interval
         self._max_message_size = max_message_size
-        self._capabilities: Capabilities | None = None
+        self._capabilities: Capabilities | None = access.profile.capabilities
         self._router = Router()
         self._transport = Transport(
-            url, self._session, headers=headers, ssl=ssl, connect_timeout=connect_timeout, read_timeout=read_timeout
+            access,
+            self._session,
+            bare_session=self._sessions.bare,
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+            request_timeout=request_timeout,
+            retry=retry,
+            max_answer_size=max_answer_size,
         )
         self.api = Api(self._transport)
+        self._once = once = Api(self._transport.without_retries())  # for what asks again on its own terms
         self._live = LiveJobs(self._router, self.api, asyncio.Semaphore(max_requests))
         self._connection = Connection(
             open_socket=self._open_socket,
-            ask=self.api.get_prompt,
+            ask=once.get_prompt,
             receive_text=self._live.receive_text,
             receive_binary=self._live.receive_binary,
             on_open=self._on_open,
@@ -140,21 +198,22 @@ class Client:
             delays=reconnect_delays,
         )
         self._watch = Watch(
-            self.api, self._live, self._connection, silence=silence, unreachable_timeout=unreachable_timeout
+            once, self._live, self._connection, silence=silence, unreachable_timeout=unreachable_timeout
         )
         self._canceller = Canceller(
-            self.api,
+            once,
             self._live,
             spawn=self._spawn,
             capabilities=self._known_capabilities,
             allow_global_interrupt=allow_global_interrupt,
         )
         self._submission = Submission(
-            self.api,
+            once,
             self._live,
             self._connection,
             self._watch,
             client_id=self.client_id,
+            account=access.account,
             capabilities=lambda: self._capabilities or UNKNOWN,
             cancel=self.cancel,
             on_answer=self._canceller.wake,
@@ -223,9 +282,7 @@ class Client:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-        for session in (self._http, self._ws):
-            if session is not None:
-                await session.close()
+        await self._sessions.close()
 
     async def _posts_answered(self) -> None:
         """Wait for the POSTs under way: one that is cut off may be queued without anybody's knowing."""
@@ -246,7 +303,7 @@ class Client:
         self._open()
         while True:
             try:
-                await self.api.get_system_stats()
+                await self._once.get_system_stats()
                 break
             except AuthenticationError as exc:
                 if exc.status != 403:
@@ -536,27 +593,16 @@ class Client:
     # --- The ways out ----------------------------------------------------------------------------------------------
 
     def _session(self) -> aiohttp.ClientSession:
-        if self._given_session is not None:
-            return self._given_session
-        if self._http is None or self._http.closed:
+        if not self._sessions.made:
             self._open()
-            self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-        return self._http
+        return self._sessions.http()
 
     async def _open_socket(self) -> AnySocket:
-        session = self._given_session
-        if session is None:
-            if self._ws is None:
-                # A connector of its own: over a pooled connection ComfyUI may take the new socket for the old one.
-                connector = aiohttp.TCPConnector(limit=0, force_close=True)
-                self._ws = aiohttp.ClientSession(
-                    connector=connector,
-                    middlewares=(refuse_redirects,),
-                    ws_response_class=Socket,  # type: ignore[arg-type]  # aiohttp's type allows for text as str alone
-                )
-            session = self._ws
         return await self._transport.open_socket(
-            session, self.client_id, heartbeat=self._heartbeat_interval, max_message_size=self._max_message_size
+            self._sessions.socket(),
+            self.client_id,
+            heartbeat=self._heartbeat_interval,
+            max_message_size=self._max_message_size,
         )
 
     def _on_open(self) -> None:
@@ -565,10 +611,13 @@ class Client:
 
     async def _read_capabilities(self) -> None:
         """Read what the server can do; after every connect, as another version may have been started."""
-        stats, features = await self._or_none(self.api.get_system_stats()), await self._or_none(self.api.get_features())
+        stats, features = (
+            await self._or_none(self._once.get_system_stats()),
+            await self._or_none(self._once.get_features()),
+        )
         self._capabilities = read_capabilities(stats, features)
 
-    async def _or_none(self, request: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any] | None:
+    async def _or_none(self, request: Coroutine[Any, Any, Any]) -> Any:
         try:
             return await request
         except (ServerError, ClientClosed) as exc:

@@ -10,7 +10,8 @@
         HTTPError              a status that says no
           AuthenticationError  401, 403, or a redirect to a login page
       WorkflowError            the workflow is wrong before it is sent: you can mend it
-        WorkflowFormatError    the editor's own JSON where API format is needed
+        WorkflowFormatError    the editor's own JSON where API format is needed, or a form of it that cannot be read
+          UnknownNodes         it uses node classes that the server has not
       MetadataError            what was written into a file cannot be read: damaged, or too large
       PromptRejected           the server refused the prompt, or a part of it
       JobError                 a prompt that was submitted did not succeed
@@ -31,7 +32,7 @@ them) and can be pickled and copied.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,10 +70,17 @@ class ServerUnreachable(ServerError):
         maybe_sent: False when it is certain that the server did not get the request.
     """
 
-    def __init__(self, url: str, reason: str, *, maybe_sent: bool = False) -> None:
+    def __init__(
+        self,
+        url: str,
+        reason: str,
+        *,
+        maybe_sent: bool = False,
+        hint: str = "is ComfyUI running there, and is the address right?",
+    ) -> None:
         self.url = url
         self.maybe_sent = maybe_sent
-        super().__init__(f"no answer from {url}: {reason}; is ComfyUI running there, and is the address right?")
+        super().__init__(f"no answer from {url}: {reason}; {hint}")
 
 
 class PayloadTooLarge(ServerError):
@@ -103,15 +111,36 @@ class HTTPError(ServerError):
         method: HTTP method.
         url: The address without credentials and without the caller's own query parameters.
         body: The first bytes of the answer, as text.
+        content_type: What the answer calls itself, for example ``text/html``: then it came from a proxy, for ComfyUI's
+            refusals are JSON or plain text. "" when it does not tell.
+        error_type: The kind of error that a JSON body names, for example ``QUEUE_LIMIT`` (429 of Comfy Cloud) or
+            ``SERVICE_DISABLED``; None when it names none.
+        retry_after: Seconds that the server asks to wait (``Retry-After``); None when it does not.
     """
 
-    def __init__(self, status: int, method: str, url: str, body: str, hint: str = "") -> None:
+    def __init__(
+        self,
+        status: int,
+        method: str,
+        url: str,
+        body: str,
+        hint: str = "",
+        *,
+        content_type: str = "",
+        error_type: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
         self.status = status
         self.method = method
         self.url = url
         self.body = body
+        self.content_type = content_type
+        self.error_type = error_type
+        self.retry_after = retry_after
+        kind = f" ({content_type})" if content_type else ""
         quoted = f": {_shorten(body, 200)!r}" if body else ""
-        super().__init__(f"{method} {url} was answered with {status}{quoted}{'; ' + hint if hint else ''}")
+        wait = "" if retry_after is None else f"; it asks to wait {retry_after:g} s"
+        super().__init__(f"{method} {url} was answered with {status}{kind}{quoted}{wait}{'; ' + hint if hint else ''}")
 
 
 class AuthenticationError(HTTPError):
@@ -136,7 +165,43 @@ class WorkflowError(AcomfyError):
 
 
 class WorkflowFormatError(WorkflowError):
-    """The JSON is not in ComfyUI's API format (most often: it is what the editor saves)."""
+    """The JSON is not in ComfyUI's API format (most often: it is what the editor saves), or cannot be made so."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownNode:
+    """A node of a class that the server has not.
+
+    Attributes:
+        node_id: Its full id, for example "12:3".
+        title: Its title in the file; None when it has none of its own.
+    """
+
+    node_id: str
+    class_type: str
+    title: str | None
+
+    def __str__(self) -> str:
+        return _node_name(self.node_id, self.class_type, self.title)
+
+
+class UnknownNodes(WorkflowFormatError):
+    """The workflow uses node classes that the server has not: custom nodes that are not installed there, as a rule.
+
+    Attributes:
+        nodes: All such nodes that would run, in the order of the file.
+        node_id: The first of them.
+    """
+
+    def __init__(self, nodes: Iterable[UnknownNode]) -> None:
+        self.nodes = tuple(nodes)
+        shown = "".join(f"\n  - {node}" for node in self.nodes[:_SHOWN_PROBLEMS])
+        more = len(self.nodes) - _SHOWN_PROBLEMS
+        super().__init__(
+            f"{len({node.class_type for node in self.nodes})} node classes are unknown to the server; install them, or "
+            "keep the nodes as they are with keep_unknown=True:" + shown + (f"\n  - and {more} more" if more > 0 else ""),
+            node_id=self.nodes[0].node_id if self.nodes else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,14 +455,23 @@ class OutputMissing(JobError):
     Attributes:
         node_id: The node whose output is missing.
         filename: The missing file; None when it was streamed.
+        cached: True when the node was not run, and named the file that it made for an earlier prompt; None when that
+            is not known.
         received: What did arrive of the streamed images, in order; empty for files.
     """
 
     def __init__(
-        self, prompt_id: str, node_id: str, *, filename: str | None = None, received: tuple[bytes, ...] = ()
+        self,
+        prompt_id: str,
+        node_id: str,
+        *,
+        filename: str | None = None,
+        received: tuple[bytes, ...] = (),
+        cached: bool | None = None,
     ) -> None:
         self.node_id = node_id
         self.filename = filename
+        self.cached = cached
         self.received = received
         if filename is None:
             what = (
@@ -405,7 +479,13 @@ class OutputMissing(JobError):
                 "run it again, or use SaveImage"
             )
         else:
-            what = f"file {filename!r} of node {node_id} is gone from the server; change an input to run it again"
+            why = {
+                True: "cached, file gone: the node was not run again, and what it made before was deleted",
+                False: "it was deleted since",
+                None: "cached, file gone, or it was deleted since",
+            }[cached]
+            what = f"file {filename!r} of node {node_id} is gone from the server"
+            what += f" ({why}); change an input to run it again"
         super().__init__(prompt_id, f"prompt {prompt_id} succeeded, but {what}")
 
 

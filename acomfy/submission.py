@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import orjson
@@ -34,6 +34,7 @@ class Submission:
     """Post the prompts of one client.
 
     Args:
+        account: What of ``extra_data`` goes with each prompt but is not kept with it: keys of accounts.
         capabilities: Gives what is known of the server right now.
         cancel: Takes a job from the server; ends once it is off it, or its time is up.
         at_once: POSTs under way at the most.
@@ -49,6 +50,7 @@ class Submission:
         watch: Watch,
         *,
         client_id: str,
+        account: Mapping[str, str],
         capabilities: Callable[[], Capabilities],
         cancel: Callable[[Job], Awaitable[bool]],
         on_answer: Callable[[], None],
@@ -61,6 +63,7 @@ class Submission:
         self._connection = connection
         self._watch = watch
         self._client_id = client_id
+        self._account = account
         self._capabilities = capabilities
         self._cancel = cancel
         self._on_answer = on_answer
@@ -137,7 +140,7 @@ class Submission:
 
     async def _post_once(self, job: Job) -> PromptReply:
         """Post until it is certain that the prompt is queued, once."""
-        body = request_body(job, self._client_id, tagged=not self._keeps_ids())
+        body = request_body(job, self._client_id, tagged=not self._keeps_ids(), account=self._account)
         for tries_left in reversed(range(_TRIES)):
             if job.cancel_requested or job.done():
                 raise JobCancelled(job.prompt_id)  # nothing of it is on the server
@@ -194,11 +197,12 @@ class Submission:
         return None if found is None else PromptReply(found, 0.0, {})
 
 
-def request_body(job: Job, client_id: str, *, tagged: bool) -> bytes:
+def request_body(job: Job, client_id: str, *, tagged: bool, account: Mapping[str, str] | None = None) -> bytes:
     """Write the body of ``POST /prompt``.
 
     Args:
         tagged: Put our prompt_id into ``extra_data``, for servers that choose one themselves.
+        account: Goes into ``extra_data`` too, unless the prompt has its own.
     """
     options = job.options
     rest: dict[str, Any] = {"client_id": client_id, "prompt_id": job.prompt_id}
@@ -208,8 +212,10 @@ def request_body(job: Job, client_id: str, *, tagged: bool) -> bytes:
         rest["number"] = options.number
     if options.targets is not None:
         rest["partial_execution_targets"] = options.targets
-    if tagged:
-        extra = {**json.loads(options.extra_data or b"{}"), look.PROMPT_ID_TAG: job.prompt_id}
+    if tagged or account:
+        extra = {**(account or {}), **json.loads(options.extra_data or b"{}")}
+        if tagged:
+            extra[look.PROMPT_ID_TAG] = job.prompt_id
         rest["extra_data"] = orjson.Fragment(json.dumps(extra))
     elif options.extra_data is not None:
         rest["extra_data"] = orjson.Fragment(options.extra_data)

@@ -1,50 +1,42 @@
-"""Send one request, understand refusals, open the WebSocket: all that `acomfy.api`'s routes stand on.
+"""Send one request, follow or refuse, try reads again, open the WebSocket: what `acomfy.api`'s routes stand on.
 
 Every request passes its own timeouts, so that a caller's session with other defaults behaves the same:
-`connect_timeout` for the connection, `read_timeout` for a silence while an answer is awaited or read; there is no limit
-on the whole, which would cut a long transfer.
+`connect_timeout` for the connection, `read_timeout` for a silence while an answer is awaited or read,
+`request_timeout` for the whole of an answer in JSON. A transfer of a file has no limit on the whole, which would cut
+long ones. The size of JSON answers is bounded after decompression.
 
 Raised by every method, unless it says otherwise: `ServerUnreachable` (no connection, or it broke), `HTTPError` and its
-`AuthenticationError`, `PayloadTooLarge`, `ProtocolError` (the answer is not ComfyUI's). Cancelling any of them is safe;
-what was sent may have reached the server all the same.
+`AuthenticationError`, `PayloadTooLarge`, `ProtocolError` (the answer is not ComfyUI's). No error of aiohttp's is
+chained: those hold the request with its headers. Cancelling any method is safe; what was sent may have reached the
+server all the same.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import re
-import ssl as ssl_module
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
-from typing import Any
+import copy
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import aiohttp
 import orjson
 from yarl import URL
 
-from .errors import AuthenticationError, HTTPError, PayloadTooLarge, ProtocolError, ServerError, ServerUnreachable
+from .access import Access
+from .answers import Answers, shown
+from .errors import AuthenticationError, HTTPError, ProtocolError, ServerUnreachable
+from .profiles import Profile
+from .retry import RetryPolicy
 
-_SHOWN_BYTES = 200
-_FORBIDDEN = (
-    "ComfyUI refuses requests whose Origin differs from its address (--enable-cors-header lifts that); "
-    "else a proxy in front of it wants credentials"
-)
+logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-def base_url(url: str) -> URL:
-    """Read a server's address: ``http`` when it names no scheme, with its path prefix, without a trailing slash.
-
-    Raises:
-        ValueError: It is no http or https address.
-    """
-    with suppress(ValueError):  # yarl's own messages may quote the password
-        parsed = URL(url if "://" in url else f"http://{url}")
-        if parsed.scheme in ("http", "https") and parsed.host:
-            return parsed.with_path(parsed.raw_path.rstrip("/"), encoded=True).with_query(None)
-    shown_text = re.sub(r"^([a-z]*://)?.*@", r"\1***@", url.partition("?")[0])
-    raise ValueError(f"a server's address looks like http://127.0.0.1:8188, not {shown_text!r}")
+_REDIRECTS = (301, 302, 303, 307, 308)
+_MOST_REDIRECTS = 4
 
 
 class Transport:
@@ -53,53 +45,81 @@ class Transport:
     Paths begin with a slash and are encoded already (`segment` writes a name as one part of them); parameters are not.
 
     Args:
-        url: The server's address, with a path prefix if it has one; user and password in it are sent as basic auth.
+        access: What goes with each request; or the address of a server that wants nothing.
         session: Gives the session to use; called for each request.
-        headers: Sent with every request.
-        ssl: As aiohttp takes it: True checks certificates, False does not, or an ``ssl.SSLContext``.
+        bare_session: Gives a session without cookies and headers, for files that the server has elsewhere.
         connect_timeout: Seconds for opening a connection.
         read_timeout: Seconds of silence while an answer is awaited or read.
+        request_timeout: Seconds for the whole of a request that is answered in JSON; None for no limit.
+        retry: When a read is tried again; None for never.
+        max_answer_size: Bytes of the largest answer that is kept in memory, decompressed.
 
     Raises:
-        ValueError: ``url`` is no http or https address, or both it and ``headers`` hold credentials.
+        ValueError: The address is no http or https address.
     """
 
     def __init__(
         self,
-        url: str,
+        access: Access | str,
         session: Callable[[], aiohttp.ClientSession],
         *,
-        headers: Mapping[str, str] | None = None,
-        ssl: ssl_module.SSLContext | bool = True,
+        bare_session: Callable[[], aiohttp.ClientSession] | None = None,
         connect_timeout: float = 10.0,
         read_timeout: float = 30.0,
+        request_timeout: float | None = 300.0,
+        retry: RetryPolicy | None = None,
+        max_answer_size: int = 1 << 28,
     ) -> None:
-        self._base = base_url(url)
+        self._access = Access(access) if isinstance(access, str) else access
+        self._base = self._access.base
         self._session = session
-        self._headers = dict(headers or {})
-        if self._base.user is not None and "authorization" in map(str.lower, self._headers):
-            raise ValueError("credentials are in the address and in the Authorization header; give them once")
-        self._ssl = ssl
+        self._bare_session = bare_session or session
+        self._retry = retry
         self._handshake_timeout = connect_timeout + read_timeout
-        self._timeout = aiohttp.ClientTimeout(
-            total=None, connect=None, sock_connect=connect_timeout, sock_read=read_timeout
+        # Never aiohttp's ``connect``, which counts the waiting for a free connection too.
+        self._patient = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout, sock_read=read_timeout)
+        self._bounded = aiohttp.ClientTimeout(
+            total=request_timeout, sock_connect=connect_timeout, sock_read=read_timeout
         )
+        self._answers = Answers(self._access, self._patient, max_answer_size)
 
     @property
     def url(self) -> str:
         """The server's address without credentials."""
         return str(shown(self._base))
 
+    @property
+    def profile(self) -> Profile:
+        """What kind of server it is."""
+        return self._access.profile
+
+    @property
+    def retry(self) -> RetryPolicy | None:
+        """When a read is tried again; None for never."""
+        return self._retry
+
     def __repr__(self) -> str:
         return f"<Transport to {self.url}>"
+
+    def without_retries(self) -> Self:
+        """Give one that tries once, for who tries again on his own terms."""
+        once = copy.copy(self)
+        once._retry = None
+        return once
 
     # --- Reading ---------------------------------------------------------------------------------------------------
 
     async def get_json(
         self, path: str, params: Mapping[str, str] | None = None, *, headers: Mapping[str, str] | None = None
     ) -> Any:
-        """Give the JSON that a route answers with."""
-        return await read_json(await self.request("GET", path, params=params, headers=headers))
+        """Give the JSON that a route answers with. Tried again when that may help, as are all reads here."""
+
+        async def read() -> Any:
+            return await self.read_json(
+                await self.request("GET", path, params=params, headers=headers, timeout=self._bounded)
+            )
+
+        return await self.repeated(read)
 
     async def get_object(
         self, path: str, params: Mapping[str, str] | None = None, *, headers: Mapping[str, str] | None = None
@@ -122,8 +142,30 @@ class Transport:
     async def get_bytes(
         self, path: str, params: Mapping[str, str] | None = None, *, headers: Mapping[str, str] | None = None
     ) -> bytes:
-        """Give the body that a route answers with, as it is."""
-        return await read_body(await self.request("GET", path, params=params, headers=headers))
+        """Give the body that a route answers with, as it is. It is kept in memory: `stream` is for large ones."""
+
+        async def read() -> bytes:
+            return await self.read_body(await self.request("GET", path, params=params, headers=headers))
+
+        return await self.repeated(read)
+
+    async def repeated(self, read: Callable[[], Awaitable[T]]) -> T:
+        """Do what only reads, again when it failed in a way that another try may mend.
+
+        Raises:
+            HTTPError, ServerUnreachable: The last try's.
+        """
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await read()
+            except (HTTPError, ServerUnreachable) as exc:
+                delay = None if self._retry is None else self._retry.delay(attempt, exc)
+                if delay is None:
+                    raise
+                logger.debug("trying again in %.1f s: %s", delay, exc)
+            await asyncio.sleep(delay)
 
     @asynccontextmanager
     async def stream(
@@ -137,17 +179,56 @@ class Transport:
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """Open an answer whose body is read by the caller, a part at a time; left unread, it costs the connection.
 
-        What breaks while it is read is raised as by the other methods; the caller's own errors pass.
+        What breaks while it is read is raised as by the other methods; the caller's own errors pass. It is not tried
+        again. Where the server has its files elsewhere (Comfy Cloud), they are fetched there, without credentials.
 
         Args:
             allowed: Statuses of 300 and above that are answers all the same, for example 304.
         """
-        response = await self.request(method, path, params=params, headers=headers, allowed=allowed)
+        signed = self.profile.signed_files
+        accepted = (*allowed, *_REDIRECTS) if signed else allowed
+        response = await self.request(method, path, params=params, headers=headers, allowed=accepted)
+        if signed and response.status in _REDIRECTS:
+            response = await self._follow(response, headers, allowed)
         try:
             async with response:
                 yield response
         except aiohttp.ClientError as exc:  # no OSError: here it may be the caller's own, of the disk
-            raise _unreachable(response.url, exc) from exc
+            failure = self._answers.unreachable(response.url, exc)
+        else:
+            return
+        raise failure
+
+    async def _follow(
+        self, response: aiohttp.ClientResponse, headers: Mapping[str, str] | None, allowed: tuple[int, ...]
+    ) -> aiohttp.ClientResponse:
+        """Go where an answer redirects to, with nothing that is meant for the server."""
+        # The way there is the same, but a certificate of the server's own is no reason to trust others less.
+        options = {name: option for name, option in self._access.options.items() if name != "ssl"}
+        for _ in range(_MOST_REDIRECTS):
+            location = response.headers.get("Location", "")
+            async with response:
+                target = _joined(response.url, location, encrypted=self._base.scheme == "https")
+                if target is None:
+                    raise await self._answers.refusal(response, response.method, None)
+            response = await self._sent(
+                self._bare_session(), response.method, target, headers=headers, timeout=self._patient, options=options
+            )
+            if response.status < 300 or response.status in allowed:
+                return response
+            if response.status not in _REDIRECTS:
+                async with response:
+                    raise await self._answers.refusal(response, response.method, None)
+        response.close()
+        raise ProtocolError(f"{response.method} {shown(response.url)} redirects over and over")
+
+    async def read_body(self, response: aiohttp.ClientResponse) -> bytes:
+        """See `Answers.read_body`."""
+        return await self._answers.read_body(response)
+
+    async def read_json(self, response: aiohttp.ClientResponse, *, empty: bool = False) -> Any:
+        """See `Answers.read_json`."""
+        return await self._answers.read_json(response, empty=empty)
 
     # --- Writing ---------------------------------------------------------------------------------------------------
 
@@ -161,7 +242,7 @@ class Transport:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """Send JSON (None: no body) to a route whose answer tells nothing; ComfyUI's is most often empty."""
-        await read_body(await self._send(method, path, body, params, headers))
+        await self.read_body(await self._send(method, path, body, params, headers))
 
     async def send_json(
         self,
@@ -173,7 +254,7 @@ class Transport:
         headers: Mapping[str, str] | None = None,
     ) -> Any:
         """Send JSON (None: no body) to a route; give the JSON that it answers with, None when that is empty."""
-        return await read_json(await self._send(method, path, body, params, headers), empty=True)
+        return await self.read_json(await self._send(method, path, body, params, headers), empty=True)
 
     async def _send(
         self,
@@ -185,7 +266,7 @@ class Transport:
     ) -> aiohttp.ClientResponse:
         data = None if body is None else orjson.dumps(body)
         headers = headers if data is None else {"Content-Type": "application/json", **(headers or {})}
-        return await self.request(method, path, params=params, data=data, headers=headers)
+        return await self.request(method, path, params=params, data=data, headers=headers, timeout=self._bounded)
 
     async def upload(
         self,
@@ -208,7 +289,7 @@ class Transport:
         if size is not None:
             headers = {"Content-Length": str(size), **(headers or {})}
         response = await self.request(method, path, params=params, data=body, headers=headers, size=size)
-        return await read_json(response, empty=True)
+        return await self.read_json(response, empty=True)
 
     # --- The one way out -------------------------------------------------------------------------------------------
 
@@ -222,6 +303,7 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         allowed: tuple[int, ...] = (),
         size: int | None = None,
+        timeout: aiohttp.ClientTimeout | None = None,
     ) -> aiohttp.ClientResponse:
         """Send a request; give its answer, whose body is still to be read, unless that is a refusal.
 
@@ -229,67 +311,97 @@ class Transport:
             data: The body, or what makes it.
             allowed: Statuses of 300 and above that are answers all the same.
             size: Bytes of the body, for `PayloadTooLarge`; None: those of ``data``.
+            timeout: None: no limit on the whole.
         """
-        url = self._base.joinpath(path[1:], encoded=True)
+        access = self._access
+        url = self._base.joinpath(access.profile.path(path)[1:], encoded=True)
+        if access.params:
+            params = {**access.params, **(params or {})}
+        if access.wants_token:
+            await access.ready()
+        generation = access.generation
+        timeout = timeout or self._patient
+        response = await self._sent(self._session(), method, url, params, data, access.with_own(headers), timeout)
+        if response.status == 401 and generation is not None and 401 not in allowed:
+            response.close()
+            await access.renew(generation)
+            response = await self._sent(self._session(), method, url, params, data, access.with_own(headers), timeout)
+        if response.status >= 300 and response.status not in allowed:
+            async with response:
+                raise await self._answers.refusal(response, method, len(data) if isinstance(data, bytes) else size)
+        return response
+
+    async def _sent(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        url: URL,
+        params: Mapping[str, str] | None = None,
+        data: bytes | Callable[[], Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: aiohttp.ClientTimeout | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> aiohttp.ClientResponse:
+        """Send it; give its answer, whatever that is."""
         try:
-            response = await _usable(self._session(), url).request(
+            return await _usable(session, url).request(
                 method,
                 url,
                 params=params,
                 data=data() if callable(data) else data,
-                headers={**self._headers, **headers} if headers else self._headers,
-                ssl=self._ssl,
-                timeout=self._timeout,
+                headers=headers,
+                timeout=timeout,
                 allow_redirects=False,
                 raise_for_status=False,
+                **(self._access.options if options is None else options),
             )
         except (aiohttp.ClientError, OSError, TimeoutError) as exc:
-            raise _unreachable(url, exc) from exc
-        if response.status >= 300 and response.status not in allowed:
-            async with response:
-                raise await _refusal(response, method, len(data) if isinstance(data, bytes) else size)
-        return response
+            failure = self._answers.failed(method, url, exc)
+        raise failure
 
     async def open_socket(
         self, session: aiohttp.ClientSession, client_id: str, *, heartbeat: float | None, max_message_size: int
     ) -> aiohttp.ClientWebSocketResponse[bool]:
         """Open the WebSocket of a client id (``/ws?clientId=``).
 
+        Args:
+            session: One that follows no redirects: ``ws_connect`` cannot be told not to.
+
         Raises:
             ServerUnreachable: No connection, or none within ``connect_timeout`` and ``read_timeout``.
             HTTPError: The server, or a proxy, refused the upgrade.
         """
-        url = self._base / "ws" % {"clientId": client_id}
+        options = {"heartbeat": heartbeat, "max_msg_size": max_message_size, "decode_text": False}
+        if self._access.wants_token:
+            await self._access.ready()
+        generation = self._access.generation
+        try:
+            return await self._upgraded(session, client_id, options)
+        except AuthenticationError as exc:
+            if exc.status != 401 or generation is None:
+                raise
+        await self._access.renew(generation)
+        return await self._upgraded(session, client_id, options)
+
+    async def _upgraded(
+        self, session: aiohttp.ClientSession, client_id: str, options: Mapping[str, Any]
+    ) -> aiohttp.ClientWebSocketResponse[bool]:
+        access = self._access
+        url = access.socket_url({"clientId": client_id})
         try:
             async with asyncio.timeout(self._handshake_timeout):  # ws_connect has no timeouts of its own
-                return await _usable(session, url).ws_connect(
-                    url.with_scheme({"http": "ws", "https": "wss"}[url.scheme]),
-                    headers=self._headers,
-                    ssl=self._ssl,
-                    heartbeat=heartbeat,
-                    max_msg_size=max_message_size,
-                    decode_text=False,
+                socket: aiohttp.ClientWebSocketResponse[bool] = await _usable(session, url).ws_connect(
+                    url, headers=access.with_own(None), **access.options, **options
                 )
-        except aiohttp.ClientResponseError as exc:
-            raise _status_error(exc.status, "GET", str(shown(url)), "", None, "the WebSocket was refused") from None
+                return socket
         except (aiohttp.ClientError, OSError, TimeoutError) as exc:
-            raise _unreachable(url, exc) from exc
+            failure = self._answers.failed("GET", url, exc)
+        raise failure
 
 
-def shown(url: URL) -> URL:
-    """Give an address that may be printed: without user, password and query."""
-    return (url.with_user(None) if url.absolute else url).with_query(None)
-
-
-async def refuse_redirects(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    """Be a session's middleware that does not follow redirects, as ``ws_connect`` would: headers may be secrets."""
-    response = await handler(request)
-    if 300 <= response.status < 400:
-        response.close()
-        raise aiohttp.ClientResponseError(response.request_info, (), status=response.status)
-    return response
+def segment(text: str) -> str:
+    """Write a text as one path segment; ``.`` and ``..`` too, which would name directories as they are."""
+    return text.replace(".", "%2E") if text in (".", "..") else quote(text, safe="")
 
 
 def _usable(session: aiohttp.ClientSession, url: URL) -> aiohttp.ClientSession:
@@ -298,80 +410,18 @@ def _usable(session: aiohttp.ClientSession, url: URL) -> aiohttp.ClientSession:
     return session
 
 
-def segment(text: str) -> str:
-    """Write a text as one path segment."""
-    return quote(text, safe="")
-
-
-# --- Reading answers -------------------------------------------------------------------------------------------------
-
-
-async def read_body(response: aiohttp.ClientResponse) -> bytes:
-    """Read an answer to its end, which lets go of its connection, as does whatever keeps it from being read."""
-    try:
-        return await response.read()
-    except aiohttp.ClientError as exc:
-        raise _unreachable(response.url, exc) from exc
-
-
-async def read_json(response: aiohttp.ClientResponse, *, empty: bool = False) -> Any:
-    """Read a JSON body. ComfyUI writes it with Python's json: NaN and integers of any size occur.
-
-    Args:
-        empty: Give None for an empty body, which is an error otherwise.
-    """
-    body = await read_body(response)
-    if empty and not body:
+def _joined(base: URL, location: str, *, encrypted: bool) -> URL | None:
+    """Give the address that a redirect names; None when it cannot be followed, or would leave encryption behind."""
+    if not location:
         return None
-    with suppress(ValueError):
-        return orjson.loads(body)
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        raise ProtocolError(
-            f"{response.method} {shown(response.url)} was answered with {response.status} and no JSON but "
-            f"{response.content_type} that begins with {_excerpt(body)!r}: is this a ComfyUI server?"
-        ) from None
-
-
-def _excerpt(body: bytes) -> str:
-    return body[:_SHOWN_BYTES].decode("utf-8", "replace")
-
-
-async def _refusal(response: aiohttp.ClientResponse, method: str, size: int | None) -> ServerError:
-    body = ""
-    with suppress(aiohttp.ClientError):  # the status is known, however the body ends
-        body = _excerpt(await response.content.read(4096))
-    location = response.headers.get("Location")
-    return _status_error(response.status, method, str(shown(response.url)), body, size, _hint(response, location))
-
-
-def _hint(response: aiohttp.ClientResponse, location: str | None) -> str:
-    if location is not None:
-        return f"it redirects to {_target(location)}: is the address right, and is a login needed?"
-    return f"the answer is {response.content_type}" if response.status >= 400 else ""
-
-
-def _target(location: str) -> str:
-    try:
-        return str(shown(URL(location))) or "another address"
+        target = base.join(URL(location, encoded=True))  # as it is: a signature is of these very characters
     except ValueError:
-        return "another address"
+        return None
+    schemes = ("https",) if encrypted else ("http", "https")
+    return target if target.scheme in schemes and target.host else None
 
 
-def _status_error(status: int, method: str, url: str, body: str, size: int | None, hint: str) -> ServerError:
-    if status == 413:
-        match = re.search(r"size (\d+) exceeded", body)
-        return PayloadTooLarge(size, int(match.group(1)) if match else None)
-    if status == 401 or 300 <= status < 400:
-        return AuthenticationError(status, method, url, body, hint)
-    if status == 403:
-        return AuthenticationError(status, method, url, body, _FORBIDDEN)
-    return HTTPError(status, method, url, body, hint)
-
-
-def _unreachable(url: URL, exc: Exception) -> ServerUnreachable:
-    # aiohttp raises these two before a byte was sent; with any other the request may have arrived.
-    not_sent = isinstance(exc, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-    reason = str(exc) or ("it took too long" if isinstance(exc, TimeoutError) else type(exc).__name__)
-    return ServerUnreachable(str(shown(url)), re.sub(r"//[^\s/]*@", "//***@", reason), maybe_sent=not not_sent)
+_ANYBODYS = Answers(Access("http://localhost"), aiohttp.ClientTimeout(sock_read=30.0), 1 << 28)
+read_json = _ANYBODYS.read_json
+read_body = _ANYBODYS.read_body

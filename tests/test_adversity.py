@@ -607,8 +607,15 @@ async def test_wrong_options_are_refused_by_the_call(client: acomfy.Client, opti
 
 
 async def test_what_cannot_even_be_sent_is_raised_and_nobody_waits(server: SimulatedServer) -> None:
-    async with quick_client(server, headers={"X": 5}) as client, bound(5):
-        with pytest.raises(TypeError):
+    async def broken(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        raise TypeError("of the caller's own making")
+
+    async with (
+        aiohttp.ClientSession(middlewares=(broken,)) as session,
+        quick_client(server, session=session) as client,
+        bound(5),
+    ):
+        with pytest.raises(TypeError, match="own making"):
             await client.run(saved())
 
 
@@ -638,7 +645,7 @@ async def test_one_history_that_cannot_be_read_costs_no_other_job(
         return await real(prompt_id)
 
     job = await running(client, gates)
-    monkeypatch.setattr(client.api, "get_history", get_history)
+    monkeypatch.setattr(client._once, "get_history", get_history)
     with server.faults.stall_delivery():
         gates.open["gate"].set()
         async with bound(5):

@@ -20,9 +20,11 @@ import pytest
 from aiohttp import web
 
 import acomfy
+from acomfy.access import Access, base_url
 from acomfy.api import Api
+from acomfy.sessions import Sessions
 from acomfy.simulator import SimulatedServer
-from acomfy.transport import Transport, base_url, refuse_redirects
+from acomfy.transport import Transport
 
 from .conftest import MS
 from .graphs import color_of, gated, saved, streamed
@@ -505,8 +507,10 @@ async def test_a_websocket_is_not_opened_where_a_redirect_points() -> None:
         return web.Response(status=404)
 
     async with answering(elsewhere) as other, answering(respond(307, Location=other)) as url, api_of(url) as api:
+        sessions = Sessions(Access(url), None)
         with pytest.raises(acomfy.AuthenticationError) as caught:
-            await open_socket(api, middlewares=(refuse_redirects,))
+            await api._transport.open_socket(sessions.socket(), "me", heartbeat=None, max_message_size=0)
+        await sessions.close()
         async with acomfy.Client(url, headers={"X-Key": CANARY}) as client:
             await client._connection.wait_live()
             assert client._connection.refusal is not None and client._connection.refusal.status == 307

@@ -15,7 +15,7 @@ PACKAGE = Path(acomfy.__file__).parent
 # Each row may import the rows above it, never its own row nor those below. ``__init__`` is the package's own names.
 PURE = (
     ("errors",),
-    ("definitions", "tags"),
+    ("definitions", "ranges", "refusals", "retry", "tags"),
     ("media_tags", "picture_tags"),
     ("embedded",),
     ("events",),
@@ -23,10 +23,12 @@ PURE = (
     ("outputs", "progress", "verdict"),
     ("router",),
     ("capabilities", "deafness", "look", "stalls", "workflow"),
-    ("building", "codegen"),
+    ("building", "codegen", "profiles"),
 )
 SHELL = (
-    ("concurrency", "connection", "files", "stream", "transport"),
+    ("access", "concurrency", "connection", "decoding", "files", "stream"),
+    ("answers", "download", "sessions"),
+    ("metadata", "transport"),
     ("api",),
     ("result",),
     ("job",),
@@ -39,7 +41,7 @@ SHELL = (
 EDGES = (
     ("sheet",),
     ("simulator",),
-    ("pytest_plugin",),
+    ("pytest_plugin", "terminal"),
     ("examples",),
     ("cli",),
     ("__main__",),

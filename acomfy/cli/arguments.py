@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from .. import examples
-from ..transport import base_url
+from ..access import base_url
 from ..workflow import Workflow
 
 Seed: TypeAlias = int | Literal["random"] | None

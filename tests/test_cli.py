@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import os
 import signal
@@ -17,7 +16,6 @@ from typing import Any, TypeVar
 
 import pytest
 from PIL import Image
-from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from acomfy import examples
@@ -33,7 +31,6 @@ from acomfy.cli.arguments import (
     server_url,
     with_settings,
 )
-from acomfy.cli.bars import Row, Screen, Watch, draw, time_left
 from acomfy.cli.reports import (
     Finished,
     Picture,
@@ -234,42 +231,6 @@ def test_captions_come_in_the_order_of_prompts() -> None:
         finished(0, 5, pictures=(Picture(one),)),
     ]
     assert captions(run) == [(one, "seed 5"), (two, "seed 6\nSave 1"), (three, "seed 6\nSave 2")]
-
-
-@pytest.mark.parametrize("width", [40, 80, 120])
-def test_bars_fit_any_width(width: int) -> None:
-    rows = (Row("seed 1112394739824793", "Sampler 12/20", 0.56, 4.4), Row("seed [red]7", "waiting, 3 ahead"))
-    console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
-    console.print(draw(Screen(rows, 3, 2, 8, 0.31, 3665.2)))
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert all(len(line) <= width for line in text.splitlines())
-    assert "56%" in text and "31%" in text and "0:04" in text and "1:01:05" in text
-    if width >= 80:
-        assert "seed [red]7" in text and "waiting, 3 ahead" in text and "and 3 more" in text and "2 of 8" in text
-
-
-def test_time_left_is_guessed_once_there_is_something_to_go_by() -> None:
-    assert time_left(0.0, 10) is None
-    assert time_left(0.25, 10) == 30
-
-
-class FakeJob:
-    """As much of a job as a row shows."""
-
-    def __init__(self, index: int, state: str = "pending", progress: float = 0.0, node: str | None = None) -> None:
-        self.index, self.state, self.progress, self.node = index, state, progress, node
-
-
-def test_what_runs_is_shown_before_what_waits() -> None:
-    running, first, second = FakeJob(7, "in_progress", 0.5, "3"), FakeJob(1), FakeJob(2)
-    watch = Watch(lambda job: f"p{job.index}", {"3": "Sampler"})
-    jobs: list[Any] = [second, first, running]
-    screen = watch.screen(jobs, done=1, total=4, room=2, now=0.0)
-    assert [(row.name, row.doing, row.progress) for row in screen.rows] == [
-        ("p7", "Sampler", 0.5),
-        ("p1", "being sent", None),
-    ]
-    assert (screen.more, screen.done, screen.total, screen.progress) == (1, 1, 4, 1.5 / 4)
 
 
 # --- How it ends -----------------------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def identifier(text: str, taken: set[str]) -> str:
     name = "".join(char if ("a" + char).isidentifier() else "_" for char in name).lstrip("_")
     if not name or not name.isidentifier():
         name = f"x{name}"
-    if keyword.iskeyword(name):
+    if keyword.iskeyword(name) or name == "self":
         name += "_"
     unique, number = name, 2
     while unique in taken:
@@ -319,8 +319,9 @@ class _NodeClass:
         if self.parameters:
             inputs = [f"    {key}: {'; or '.join(one.texts)}" for key, one in self.parameters.items()]
             lines += ["", "Inputs:", *inputs]
-        if self.outputs:
-            lines += ["", "Outputs: " + ", ".join(f"{n} ({k})" if n != k else n for n, k in self.outputs)]
+        outputs = [name if name == kind else f"{name} ({_cleaned(kind)})" for name, kind in self.outputs]
+        if outputs:
+            lines += ["", f"Outputs: {', '.join(outputs)}"]
         return "\n".join(lines)
 
     def stub(self) -> str:
@@ -387,7 +388,7 @@ def _output_types(definition: NodeDefinition) -> list[str]:
 def _outputs(definition: NodeDefinition) -> list[tuple[str, str]]:
     taken: set[str] = set()
     named = zip(definition.output_names, _output_types(definition), strict=True)
-    return [(identifier(name or kind, taken), kind) for name, kind in named]
+    return [(identifier((name or kind).replace("*", "any"), taken), kind) for name, kind in named]
 
 
 # --- Texts of docstrings -------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from . import media_tags, picture_tags
 from .tags import Scan, Texts
@@ -51,7 +51,7 @@ def read_embedded(data: bytes | memoryview) -> Embedded:
     return _drive(lambda offset, length: bytes(view[offset : offset + length]))
 
 
-def read_embedded_file(file: BinaryIO) -> Embedded:
+def read_embedded_file(file: IO[bytes]) -> Embedded:
     """Read what was written into an open file, which must be able to seek. Only what is needed is read.
 
     Raises:

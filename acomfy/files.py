@@ -36,9 +36,14 @@ class PartialFile:
         self._written: Path | None = None
         self._discarded = False
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, data: bytes | memoryview, offset: int | None = None) -> None:
+        """Write at its end; or at an offset before that, where it is cut off first."""
         with self._working():
-            self._opened().write(data)
+            file = self._opened()
+            if offset is not None and offset != file.tell():
+                file.seek(offset)
+                file.truncate()
+            file.write(data)
 
     def finish(self) -> Path:
         """Put the file in its place; give the path that it got."""

@@ -2,7 +2,8 @@
 
 A node's ``ui`` output is a dict of lists. Its keys are conventions of node authors (an mp4 stands under ``images`` or
 ``gifs``), so they are not trusted: whatever is a dict with a ``filename`` is a file, and its media type comes from the
-file's extension, then from the entry's ``format``.
+entry's ``format`` if that is one that is known, from the file's extension, and else from its first bytes once it is
+read.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from .frames import OCTETS
+from .frames import OCTETS, sniff_mime
 
 _MEDIA_TYPES = {
     "png": "image/png",
@@ -44,6 +45,11 @@ _MEDIA_TYPES = {
     "glb": "model/gltf-binary",
     "gltf": "model/gltf+json",
     "obj": "model/obj",
+    "fbx": "model/x-fbx",
+    "usdz": "model/vnd.usdz+zip",
+    "splat": "model/x-splat",
+    "ksplat": "model/x-ksplat",
+    "spz": "model/x-spz",
     "stl": "model/stl",
     "ply": "model/ply",
     "txt": "text/plain",
@@ -51,6 +57,7 @@ _MEDIA_TYPES = {
     "csv": "text/csv",
     "json": "application/json",
 }
+_KNOWN = frozenset(_MEDIA_TYPES.values())
 _EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "image/gif": "gif"}
 
 
@@ -113,6 +120,8 @@ def produced_by(node_id: str, ui: Mapping[str, Any]) -> Iterator[FileReference |
                 yield _file_reference(node_id, key, item, animated)
             elif key == "text":
                 yield TextValue(node_id, key, item)
+            elif key == "result" and media_type(item.partition(" [")[0]).startswith("model/"):
+                yield _model_file(node_id, key, item)
 
 
 def _animated(ui: Mapping[str, Any]) -> bool:
@@ -139,11 +148,14 @@ def _is_file(entry: Mapping[str, Any]) -> bool:
 def _file_reference(node_id: str, key: str, entry: Mapping[str, Any], animated: bool) -> FileReference:
     filename: str = entry["filename"]
     subfolder, type_ = entry.get("subfolder"), entry.get("type")
+    subfolder = subfolder if isinstance(subfolder, str) else ""
+    if "/" in filename:
+        subfolder, filename = _split(subfolder, filename)
     return FileReference(
         node_id=node_id,
         key=key,
         filename=filename,
-        subfolder=subfolder if isinstance(subfolder, str) else "",
+        subfolder=subfolder,
         type=type_ if isinstance(type_, str) and type_ else "output",
         media_type=media_type(filename, entry.get("format"), key),
         animated=animated and key == "images",
@@ -151,14 +163,111 @@ def _file_reference(node_id: str, key: str, entry: Mapping[str, Any], animated: 
     )
 
 
+def _split(subfolder: str, filename: str) -> tuple[str, str]:
+    """Take a path for what it is: ``/view`` drops the directories of a file name, and finds nothing."""
+    directory, _, name = filename.rpartition("/")
+    if not name or filename.startswith("/") or ".." in filename.split("/"):
+        return subfolder, filename
+    return f"{subfolder.rstrip('/')}/{directory}" if subfolder else directory, name
+
+
+def _model_file(node_id: str, key: str, path: str) -> FileReference:
+    """Read a path that a 3D viewer shows (Preview3D): below the output directory, or that which it names behind."""
+    bare, mark, folder = path.rpartition(" [")
+    if mark and folder in ("output]", "input]", "temp]"):
+        path, folder = bare, folder[:-1]
+    else:
+        folder = "output"
+    subfolder, filename = _split("", path) if "/" in path else ("", path)
+    return FileReference(node_id, key, filename, subfolder, folder, media_type(filename))
+
+
 def media_type(filename: str, format: object = None, key: str = "") -> str:
-    """Tell a file's media type by its extension, else by the ``format`` that its node gave, else by its key."""
-    by_extension = _MEDIA_TYPES.get(filename.rpartition(".")[2].lower())
-    if by_extension is not None:
-        return by_extension
-    if isinstance(format, str) and "/" in format:
+    """Tell a file's media type by the ``format`` that its node gave, by its extension, else by its key.
+
+    A ``format`` counts first if it is a media type that is known: ``video/mp4``. VideoHelperSuite has its own beside
+    these, for example ``video/h264-mp4``, and these count last.
+    """
+    if not isinstance(format, str):
+        format = ""
+    elif format in _KNOWN:
+        return format
+    for name in (filename.rpartition(".")[2], format, format.rpartition("-")[2]):
+        known = _MEDIA_TYPES.get(name.lower())
+        if known is not None:
+            return known
+    if "/" in format:
         return format
     return "image/png" if key == "images" and "." not in filename else OCTETS
+
+
+def media_type_of(head: bytes | memoryview) -> str:
+    """Tell a file's media type by its first 16 bytes; ``application/octet-stream`` when they are of no known kind."""
+    head = bytes(head[:16])
+    if head[4:8] == b"ftyp":
+        return _BRANDS.get(head[8:12], "video/mp4")
+    if head[:4] == b"RIFF":
+        return _RIFF.get(head[8:12], OCTETS)
+    return sniff_mime(head) or next((known for start, known in _STARTS if head.startswith(start)), OCTETS)
+
+
+_RIFF = {b"WEBP": "image/webp", b"WAVE": "audio/wav", b"AVI ": "video/x-msvideo"}
+_BRANDS = {b"avif": "image/avif", b"avis": "image/avif", b"M4A ": "audio/mp4", b"qt  ": "video/quicktime"}
+_STARTS = (
+    (b"II*\0", "image/tiff"),
+    (b"MM\0*", "image/tiff"),
+    (b"\x76\x2f\x31\x01", "image/x-exr"),
+    (b"\x1a\x45\xdf\xa3", "video/webm"),
+    (b"fLaC", "audio/flac"),
+    (b"OggS", "audio/ogg"),
+    (b"ID3", "audio/mpeg"),
+    (b"\xff\xfb", "audio/mpeg"),
+    (b"glTF", "model/gltf-binary"),
+    (b"<svg", "image/svg+xml"),
+)
+
+
+# --- Renditions ----------------------------------------------------------------------------------------------------
+
+_PREVIEW = re.compile(r"(webp|jpeg)(?:;([1-9]\d?|100))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Rendition:
+    """A picture as the server's ``/view`` makes it on the way: encoded anew, or some of its channels (server.py).
+
+    Attributes:
+        format: What comes: ``webp``, ``jpeg`` or ``png``.
+        quality: 1 to 100; None for a PNG.
+        preview: The parameter that asks for it; None for none.
+        channel: The same.
+    """
+
+    format: str
+    quality: int | None
+    preview: str | None
+    channel: str | None
+
+    @property
+    def extension(self) -> str:
+        return "jpg" if self.format == "jpeg" else self.format
+
+
+def rendition(preview: str | None, channel: str | None) -> Rendition | None:
+    """Understand what is wanted of a picture; None: the file as it is.
+
+    Raises:
+        ValueError: The server does not know it (and would send something else).
+    """
+    if channel not in (None, "rgb", "a", "rgba"):
+        raise ValueError(f"channel is 'rgb', 'a' or 'rgba', not {channel!r}")
+    if preview is None:
+        return Rendition("png", None, None, channel) if channel in ("rgb", "a") else None
+    match = _PREVIEW.fullmatch(preview)
+    if match is None:
+        raise ValueError(f"preview is 'webp' or 'jpeg', with a quality if wanted ('webp;75'), not {preview!r}")
+    format = "webp" if channel in ("a", "rgba") else match[1]  # where alpha is asked for, no JPEG comes
+    return Rendition(format, int(match[2] or 90), preview, channel)
 
 
 def extension(media_type: str) -> str:

@@ -3,42 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import os
-import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from . import download
 from .api import Api
 from .concurrency import together
-from .errors import HTTPError, OutputMissing, ServerUnreachable
+from .errors import HTTPError, OutputMissing
 from .files import PartialFile, destination
-from .frames import load_json
-from .outputs import FileReference, Produced, StreamedImage, extension, in_graph_order
+from .frames import OCTETS, load_json
+from .outputs import (
+    FileReference,
+    Produced,
+    Rendition,
+    StreamedImage,
+    extension,
+    in_graph_order,
+    media_type_of,
+    rendition,
+)
 from .workflow import title_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-T = TypeVar("T")
+    from .embedded import Embedded
 
-_CHUNK = 1 << 18
-_TRIES = 4
+_LARGEST_READ = 1 << 30
 
 
 class Source:
     """Where outputs come from: their prompt, and the way to their files."""
 
-    __slots__ = ("_graph", "_nodes", "api", "prompt_id", "transfers")
+    __slots__ = ("_graph", "_nodes", "api", "cached_nodes", "prompt_id", "transfers")
 
     def __init__(self, prompt_id: str, graph: bytes, api: Api, transfers: asyncio.Semaphore) -> None:
         self.prompt_id = prompt_id
         self.api = api
         self.transfers = transfers
+        self.cached_nodes: tuple[str, ...] | None = None
         self._graph = graph
         self._nodes: dict[str, dict[str, Any]] | None = None
 
@@ -49,6 +57,11 @@ class Source:
             nodes: dict[str, dict[str, Any]] = load_json(self._graph)
             self._nodes = nodes
         return self._nodes
+
+    def missing(self, output: Output) -> OutputMissing:
+        """Say that the file of an output is gone, and whether it was an old one."""
+        cached = None if self.cached_nodes is None else output.node_id in self.cached_nodes
+        return OutputMissing(self.prompt_id, output.node_id, filename=output.filename, cached=cached)
 
     def outputs(self, produced: list[Produced]) -> tuple[Output, ...]:
         """Make outputs of what was produced, in the order of the prompt's nodes."""
@@ -66,22 +79,24 @@ class Output:
         filename: The name on the server; for a streamed picture the one that `save` gives it; "" for a text.
         subfolder: The directory below that of its type; "" for none.
         type: ``output``, ``temp`` or ``input``; streamed pictures and texts count as ``output``.
-        media_type: For example ``image/png``.
+        media_type: For example ``image/png``; ``application/octet-stream`` when neither the node nor the name tells,
+            until `read` finds out.
         animated: True when the node said that its pictures move.
         streamed: True for a picture that came over the WebSocket.
         text: The text; None when it is none.
-        entry: The entry of a file as the server sent it.
+        raw: The entry of a file as the server sent it, with whatever else its node or the server put there: ``format``,
+            ``frame_rate``, ``id``, ``preview_id``, ``metadata``, ``display_name``...; empty for a picture or a text.
     """
 
     __slots__ = (
         "_source",
         "_view",
         "animated",
-        "entry",
         "filename",
         "key",
         "media_type",
         "node_id",
+        "raw",
         "subfolder",
         "text",
         "type",
@@ -93,10 +108,10 @@ class Output:
         self.node_id = item.node_id
         self.subfolder, self.type, self.animated = "", "output", False
         self.text: str | None = None
-        self.entry: Mapping[str, Any] = {}
+        self.raw: Mapping[str, Any] = {}
         if isinstance(item, FileReference):
             self.key, self.filename, self.media_type = item.key, item.filename, item.media_type
-            self.subfolder, self.type, self.animated, self.entry = item.subfolder, item.type, item.animated, item.entry
+            self.subfolder, self.type, self.animated, self.raw = item.subfolder, item.type, item.animated, item.entry
         elif isinstance(item, StreamedImage):
             self.key, self.media_type, self._view = "images", item.media_type, item.view
             prefix = source.prompt_id.partition("-")[0]
@@ -142,128 +157,171 @@ class Output:
         size = f", {len(self._view)} bytes" if self._view is not None else ""
         return f"<Output {self.kind} {self.filename!r} of node {self.node_id}{size}>"
 
-    async def read(self) -> bytes:
-        """Give its bytes: from the stream, or from ``GET /view``, tried again when the connection breaks.
+    # --- Reading ---------------------------------------------------------------------------------------------------
+
+    async def read(
+        self, *, preview: str | None = None, channel: str | None = None, max_size: int = _LARGEST_READ
+    ) -> bytes:
+        """Give its bytes: from the stream, or from ``GET /view``.
+
+        When the connection breaks, it goes on where it was; a file that changes meanwhile is never mixed.
+
+        Args:
+            preview: A picture in another format: ``webp`` or ``jpeg``, with a quality (``webp;75``; 90 if none is
+                given). The server makes it (`acomfy` does, of a streamed picture).
+            channel: ``rgb`` or ``a``: a PNG of these channels alone; ``rgba``: all.
+            max_size: Bytes that are taken into memory at most.
 
         Raises:
             OutputMissing: The file is gone from the server (a cached node names its old file).
-            ServerError: It cannot be read.
+            ServerError: It cannot be read; `HTTPError` 500 when a preview is wanted of what is no picture.
+            ProtocolError: It is larger than ``max_size``.
+            ValueError: There is no such preview or channel.
         """
-        if self.text is not None:
-            return self.text.encode("utf-8", "surrogatepass")
-        if self._view is not None:
-            return bytes(self._view)
-        return await self._retried(self._read_file)
+        wanted = self._rendition(preview, channel)
+        local = await self._local(wanted)
+        if local is not None:
+            return bytes(local)
+        data = await download.read(self._opener(wanted), self._source.api.retry, max_size=max_size)
+        if self.media_type == OCTETS and wanted is None:
+            self.media_type = media_type_of(data)
+        return data
 
-    async def save(self, dest: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    async def stream(self, *, preview: str | None = None, channel: str | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield its bytes as they come, each once, without taking the whole into memory.
+
+        When the connection breaks, it goes on where it was. Leave it with ``aclosing`` when you may not read to the
+        end, so that the connection is let go at once. It takes no place among ``max_requests``.
+
+        Args:
+            preview, channel: As `read`.
+
+        Raises:
+            OutputMissing, ServerError, ValueError: As `read`.
+            ProtocolError: It cannot be gone on with: the file changed, or the server gives no parts of it.
+        """
+        wanted = self._rendition(preview, channel)
+        local = await self._local(wanted)
+        if local is not None:
+            yield bytes(local)
+            return
+        opener = self._opener(wanted, in_turn=False)
+        async with aclosing(download.stream(opener, self._source.api.retry)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def save(
+        self,
+        dest: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        preview: str | None = None,
+        channel: str | None = None,
+    ) -> Path:
         """Write it to disk; give the path. A file is streamed, so that its size does not matter.
 
-        Cancelling it, and every failure, leaves nothing behind.
+        When the connection breaks, it goes on where it was. The file stands under its name when it is whole;
+        cancelling it, and every failure, leaves nothing behind.
 
         Args:
             dest: A directory (it exists, ends in a separator, or has no extension), which the server's file name
                 cannot leave, or the file's own path. Made if it is not there.
             overwrite: Replace a file of that name; else the new one gets a number: ``name (1).png``.
+            preview, channel: As `read`; in a directory its name gets the extension of what comes.
 
         Raises:
-            OutputMissing: The file is gone from the server.
-            ServerError: It cannot be read.
+            OutputMissing, ServerError, ValueError: As `read`.
             OSError: It cannot be written.
         """
-        path = destination(dest, self.filename or f"{self.node_id}.txt")
-        return await self._retried(lambda: self._save(PartialFile(path, overwrite=overwrite)))
-
-    async def image(self) -> Image:
-        """Give it as a ``PIL.Image.Image``, decoded in a thread. Pillow's limits against bombs hold.
-
-        Raises:
-            OutputMissing, ServerError: As `read`.
-            PIL.UnidentifiedImageError: It is no picture that Pillow knows.
-        """
-        data = self._view if self._view is not None else await self.read()
-        return await asyncio.to_thread(_decode, data)
-
-    async def _read_file(self) -> bytes:
-        async with self._opened() as response:
-            return await response.read()
-
-    async def _save(self, part: PartialFile) -> Path:
+        wanted = self._rendition(preview, channel)
+        name = self.filename or f"{self.node_id}.txt"
+        if wanted is not None:
+            name = f"{name.rpartition('.')[0] or name}.{wanted.extension}"
+        part = PartialFile(destination(dest, name), overwrite=overwrite)
+        local = await self._local(wanted)
         try:
-            async with aclosing(self._chunks()) as chunks:
-                async for chunk in chunks:
-                    await asyncio.to_thread(part.write, chunk)
+            if local is None:
+                return await download.save(self._opener(wanted), self._source.api.retry, part)
+            await asyncio.to_thread(part.write, local)
             return await asyncio.to_thread(part.finish)
         except BaseException:
             part.discard()  # at once, for the next line may be cancelled
             await asyncio.to_thread(part.discard, wait=True)
             raise
 
-    async def _chunks(self) -> AsyncGenerator[bytes | memoryview, None]:
-        """Yield its bytes, a file's as they come."""
-        if self._view is not None:
-            yield self._view
-        elif self.text is not None:
-            yield await self.read()
-        else:
-            async with self._opened() as response:
-                async for chunk in response.content.iter_chunked(_CHUNK):
-                    yield chunk
+    async def image(self, *, preview: str | None = None, channel: str | None = None) -> Image:
+        """Give it as a ``PIL.Image.Image``, decoded in a thread. Pillow's limits against bombs hold.
 
-    @asynccontextmanager
-    async def _opened(self) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-        """Open the file, when a transfer is free."""
-        view = self._source.api.view(self.filename, subfolder=self.subfolder, type=self.type)
-        async with self._source.transfers, view as response:
-            yield response
+        Args:
+            preview, channel: As `read`: ``preview="webp;75"`` of a large picture comes much faster.
 
-    async def _retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Try a read again when the connection broke or a proxy had no answer; ``/view`` may be repeated."""
-        for number in range(_TRIES):
+        Raises:
+            OutputMissing, ServerError, ValueError: As `read`.
+            PIL.UnidentifiedImageError: It is no picture that Pillow knows.
+            PIL.Image.DecompressionBombError: It has more pixels than Pillow allows.
+        """
+        from .decoding import decode
+
+        if self._view is not None and preview is None and channel is None:
+            return await asyncio.to_thread(decode, self._view)
+        return await asyncio.to_thread(decode, await self.read(preview=preview, channel=channel))
+
+    async def metadata(self) -> Embedded:
+        """Read what ComfyUI wrote into it: ``.prompt``, ``.workflow`` and ``.texts`` (PNG, WEBP, FLAC, MP4, GLB...).
+
+        No more of the file is read than needed. Nothing is in it when the server was started with
+        ``--disable-metadata``, or when a node of another kind made it.
+
+        Raises:
+            MetadataError: The file is damaged, or what is written in it is larger than 32 MiB.
+            OutputMissing, ServerError: As `read`.
+        """
+        from .embedded import read_embedded
+        from .metadata import read_metadata
+
+        local = await self._local(None)
+        if local is not None:
+            return await asyncio.to_thread(read_embedded, local)
+        return await read_metadata(self._opener(None), self._source.api.retry)
+
+    def _rendition(self, preview: str | None, channel: str | None) -> Rendition | None:
+        wanted = rendition(preview, channel) if preview is not None or channel is not None else None
+        if wanted is not None and self.text is not None:
+            raise ValueError("a text has neither preview nor channels")
+        return wanted
+
+    async def _local(self, wanted: Rendition | None) -> bytes | memoryview | None:
+        """Give the bytes that are here already; None for a file of the server."""
+        if self.text is not None:
+            return self.text.encode("utf-8", "surrogatepass")
+        if self._view is None or wanted is None:
+            return self._view
+        from .decoding import render
+
+        return await asyncio.to_thread(render, self._view, wanted)
+
+    def _opener(self, wanted: Rendition | None, *, in_turn: bool = True) -> download.Opener:
+        """Give what opens the file, when a transfer is free if it waits its turn."""
+
+        @asynccontextmanager
+        async def opened(headers: Mapping[str, str]) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+            view = self._source.api.view(
+                self.filename,
+                subfolder=self.subfolder,
+                type=self.type,
+                preview=None if wanted is None else wanted.preview,
+                channel=None if wanted is None else wanted.channel,
+                headers=headers,
+            )
             try:
-                return await attempt()
-            except (HTTPError, ServerUnreachable) as exc:
-                if isinstance(exc, HTTPError):
-                    if exc.status == 404:
-                        raise OutputMissing(self._source.prompt_id, self.node_id, filename=self.filename) from exc
-                    if exc.status not in (500, 502, 503, 504):
-                        raise
-                if number == _TRIES - 1:
+                async with self._source.transfers if in_turn else nullcontext(), view as response:
+                    yield response
+            except HTTPError as exc:
+                if exc.status != 404:
                     raise
-            await asyncio.sleep(random.uniform(0.1, 0.3) * 3**number)
-        raise AssertionError("the last try raises")
+                raise self._source.missing(self) from exc
 
-
-class _ViewFile(io.RawIOBase):
-    """A file to read that lies in memory. `io.BytesIO` would copy it, and nothing else runs meanwhile: 0.4 ms a MB."""
-
-    def __init__(self, view: memoryview) -> None:
-        self._view = view
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: len(self._view)}[whence]
-        self._at = max(0, start + offset)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        part = self._view[self._at : self._at + len(buffer)]
-        buffer[: len(part)] = part
-        self._at += len(part)
-        return len(part)
-
-
-def _decode(data: bytes | memoryview) -> Image:
-    import PIL.Image
-
-    image = PIL.Image.open(io.BufferedReader(_ViewFile(memoryview(data))))
-    image.load()
-    return image
+        return opened
 
 
 class Result:
@@ -288,7 +346,7 @@ class Result:
         self._source = source
         self.outputs = source.outputs(produced)
         self.raw = raw
-        self.cached_nodes = None if cached_nodes is None else tuple(cached_nodes)
+        self.cached_nodes = source.cached_nodes = None if cached_nodes is None else tuple(cached_nodes)
 
     @property
     def prompt_id(self) -> str:
@@ -352,12 +410,16 @@ class Result:
     async def save(self, dest: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
         """Write all files and streamed pictures of type ``output`` into a directory; give the paths, in order.
 
-        Texts and temporary files are left out. If one cannot be saved, the others under way are stopped and the error
+        Texts and temporary files are left out. A file that two nodes name (Preview3D shows what SaveGLB wrote) is
+        written once. If one cannot be saved, the others under way are stopped and the error
         is raised; what was written stays. Cancelling it stops all.
 
         Raises:
             As `Output.save`.
         """
-        chosen = [output for output in self.outputs if output.type == "output" and output.text is None]
+        chosen: dict[tuple[str, str], Output] = {}
+        for output in self.outputs:
+            if output.type == "output" and output.text is None:
+                chosen.setdefault((output.subfolder, output.filename), output)
         directory = os.path.join(dest, "")
-        return await together([output.save(directory, overwrite=overwrite) for output in chosen])
+        return await together([output.save(directory, overwrite=overwrite) for output in chosen.values()])

@@ -18,6 +18,7 @@ from acomfy import MetadataError
 from acomfy.embedded import Embedded, kind_of, read_embedded, read_embedded_file
 from acomfy.tags import LARGEST
 
+PNG = b"\x89PNG\r\n\x1a\n"
 PROMPT: dict[str, Any] = {
     "3": {"class_type": "KSampler", "inputs": {"seed": 2**64 - 1, "cfg": 8.0, "text": "ein Fuß 🦊"}}
 }

@@ -115,7 +115,12 @@ def test_any_ui_output_is_read(ui: dict[str, Any]) -> None:
     ("filename", "format", "key", "expected"),
     [
         ("a.PNG", None, "images", "image/png"),
-        ("a.jpeg", "image/png", "images", "image/jpeg"),
+        ("a.jpeg", "image/png", "images", "image/png"),
+        ("a.gif", "video/mp4", "gifs", "video/mp4"),
+        ("a.mp4", "video/h264-mp4", "gifs", "video/mp4"),
+        ("a", "video/h264-mp4", "gifs", "video/mp4"),
+        ("a", "mp4", "gifs", "video/mp4"),
+        ("a.latent", None, "latents", "application/octet-stream"),
         ("a.mp4", None, "images", "video/mp4"),
         ("a.unheard", "video/unheard", "gifs", "video/unheard"),
         ("a.unheard", "unheard", "gifs", "application/octet-stream"),
@@ -124,7 +129,7 @@ def test_any_ui_output_is_read(ui: dict[str, Any]) -> None:
         ("blake3:00ff", None, "audio", "application/octet-stream"),
     ],
 )
-def test_the_extension_tells_the_media_type_then_the_format_then_the_key(
+def test_a_known_format_tells_the_media_type_then_the_extension_then_any_format_then_the_key(
     filename: str, format: object, key: str, expected: str
 ) -> None:
     assert media_type(filename, format, key) == expected

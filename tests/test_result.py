@@ -22,6 +22,7 @@ from acomfy.api import Api
 from acomfy.errors import AuthenticationError, ClientClosed, HTTPError, OutputMissing, ServerUnreachable
 from acomfy.outputs import Produced, StreamedImage, produced_by
 from acomfy.result import Output, Result, Source
+from acomfy.retry import RetryPolicy
 from acomfy.simulator import SimulatedServer
 from acomfy.transport import Transport
 
@@ -152,14 +153,12 @@ async def files() -> AsyncIterator[FileServer]:
 @pytest.fixture
 async def source(files: FileServer) -> AsyncIterator[Source]:
     async with aiohttp.ClientSession() as session:
-        api = Api(Transport(files.url, lambda: session, connect_timeout=5.0, read_timeout=5.0))
+        api = Api(
+            Transport(
+                files.url, lambda: session, connect_timeout=5.0, read_timeout=5.0, retry=RetryPolicy(first_delay=0.0)
+            )
+        )
         yield Source(PROMPT_ID, json.dumps(GRAPH).encode(), api, asyncio.Semaphore(4))
-
-
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make no pauses between tries."""
-    monkeypatch.setattr("acomfy.result.random.uniform", lambda low, high: 0.0)
 
 
 def entry(filename: str, subfolder: str = "", type: str = "output", **more: Any) -> dict[str, Any]:
@@ -264,13 +263,13 @@ async def test_a_file_keeps_what_the_server_said_of_it(source: Source) -> None:
     output = result_of(source, images=[said], animated=[True]).outputs[0]
     assert (output.key, output.filename, output.subfolder, output.type) == ("images", "a.webp", "sub/dir", "temp")
     assert (output.media_type, output.animated, output.streamed, output.text) == ("image/webp", True, False, None)
-    assert output.entry == said
+    assert output.raw == said
 
 
 async def test_a_streamed_picture_counts_as_output(source: Source) -> None:
     output = streamed_image(source, png(), 3, "image/jpeg")
     assert (output.key, output.subfolder, output.type, output.kind) == ("images", "", "output", "image")
-    assert (output.filename, output.streamed, output.entry) == ("3f2a0000_5_00003.jpg", True, {})
+    assert (output.filename, output.streamed, output.raw) == ("3f2a0000_5_00003.jpg", True, {})
 
 
 async def test_outputs_compare_by_value(source: Source) -> None:
@@ -338,7 +337,7 @@ reads = pytest.mark.parametrize("read", READS, ids=["read", "save", "image"])
 
 
 @reads
-@pytest.mark.parametrize("failure", [cut, cut_chunked, cut_at_once, *map(status, (500, 502, 503, 504))])
+@pytest.mark.parametrize("failure", [cut, cut_chunked, cut_at_once, *map(status, (429, 502, 503, 504))])
 async def test_a_read_that_breaks_is_tried_again_until_it_is_whole(
     files: FileServer, source: Source, tmp_path: Path, read: Any, failure: Answer
 ) -> None:
@@ -363,7 +362,7 @@ async def test_after_four_tries_the_last_failure_is_raised(
     files.next = [cut, status(502), cut, status(503)]
     with pytest.raises(HTTPError, match="503"):
         await read(saved_file(source), tmp_path)
-    files.next = [status(502)] * 3 + [cut]
+    files.next = [cut] * 4
     with pytest.raises(ServerUnreachable):
         await read(saved_file(source), tmp_path)
     assert len(files.asked) == 8
@@ -373,7 +372,8 @@ async def test_after_four_tries_the_last_failure_is_raised(
 async def test_the_pauses_between_tries_grow_and_vary(
     files: FileServer, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("acomfy.result.random.uniform", lambda low, high: high)
+    monkeypatch.setattr(RetryPolicy.delay, "__defaults__", (lambda: 1.0,))
+    monkeypatch.setattr(source.api._transport, "_retry", RetryPolicy())
     slept: list[float] = []
     real_sleep = asyncio.sleep
 
@@ -381,12 +381,12 @@ async def test_the_pauses_between_tries_grow_and_vary(
         slept.append(delay)
         await real_sleep(0)
 
-    monkeypatch.setattr("acomfy.result.asyncio.sleep", sleep)
+    monkeypatch.setattr("acomfy.download.asyncio.sleep", sleep)
     files.holds("a_00001_.png", png())
     files.next = [status(502)] * 4
     with pytest.raises(HTTPError):
         await saved_file(source).read()
-    assert slept == pytest.approx([0.3, 0.9, 2.7])
+    assert slept == pytest.approx([0.2, 0.6, 1.8])
 
 
 @reads
@@ -413,7 +413,7 @@ async def test_a_file_that_is_gone_is_missing_by_name(
 
 @reads
 @pytest.mark.parametrize(
-    ("number", "error"), [(400, HTTPError), (401, AuthenticationError), (403, AuthenticationError)]
+    ("number", "error"), [(400, HTTPError), (500, HTTPError), (401, AuthenticationError), (403, AuthenticationError)]
 )
 async def test_a_refusal_is_raised_at_once(
     files: FileServer, source: Source, tmp_path: Path, read: Any, number: int, error: type[HTTPError]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..retry import RetryPolicy
 from ..transport import Transport
 
 
@@ -22,6 +23,11 @@ class Routes:
     def url(self) -> str:
         """The server's address without credentials."""
         return self._transport.url
+
+    @property
+    def retry(self) -> RetryPolicy | None:
+        """When a read is tried again; None for never."""
+        return self._transport.retry
 
     def __repr__(self) -> str:
         return f"<Api of {self.url}>"

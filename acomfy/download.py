@@ -1,0 +1,131 @@
+"""Read files of the server: whole, in parts as they come, or onto the disk.
+
+A connection that breaks is opened again, and goes on where it was if the server tells versions of the file apart (see
+ranges.py). A try counts as failed when it got no further than those before it, and the client's `RetryPolicy` says how
+many of these there may be in a row. So a file of any size comes over a connection that breaks every few kilobytes, and
+a server that breaks it always at the same place is given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing
+from pathlib import Path
+
+import aiohttp
+
+from .errors import HTTPError, ProtocolError, ServerUnreachable
+from .files import PartialFile
+from .ranges import Received
+from .retry import RetryPolicy
+
+Opener = Callable[[Mapping[str, str]], AbstractAsyncContextManager[aiohttp.ClientResponse]]
+"""Opens the file with more request headers. Raises `HTTPError`, `ServerUnreachable` and other errors of the package."""
+
+CHUNK = 1 << 18
+UNSATISFIABLE = 416
+
+
+async def parts(opener: Opener, policy: RetryPolicy | None) -> AsyncGenerator[tuple[int, bytes], None]:
+    """Yield the file as ``(offset, bytes)``, one behind the other; at offset 0 again when it must be taken anew.
+
+    That is the case when the connection broke and the server cannot give the rest, or the file changed meanwhile.
+    """
+    received, patience = Received(), Patience(policy)
+    while True:
+        before = received.furthest
+        try:
+            async with opener(received.headers()) as response:
+                if received.begin(response.status, response.headers):
+                    async for chunk in response.content.iter_chunked(CHUNK):
+                        at = received.size
+                        fresh = received.take(chunk)
+                        if fresh:
+                            yield at, fresh
+                    if received.is_whole:
+                        return
+            failure: HTTPError | ServerUnreachable = _cut_short(response, received)
+        except (HTTPError, ServerUnreachable) as exc:
+            failure = exc
+            if isinstance(exc, HTTPError) and exc.status == UNSATISFIABLE and received.can_go_on:
+                received.start_over()  # the file is shorter now
+                failure = ServerUnreachable(exc.url, "the file changed while it was read", maybe_sent=True)
+        went_on = received.furthest > before
+        await patience.bear(failure, went_on=went_on, at_once=went_on and received.can_go_on)
+
+
+class Patience:
+    """How often a read is tried again: as often in a row as the policy says without getting any further.
+
+    Args:
+        policy: None: it is not tried again.
+    """
+
+    def __init__(self, policy: RetryPolicy | None) -> None:
+        self._policy = policy
+        self._failures = 0
+
+    async def bear(
+        self, failure: HTTPError | ServerUnreachable, *, went_on: bool = False, at_once: bool = False
+    ) -> None:
+        """Wait until it may be tried again, or raise what happened.
+
+        Args:
+            went_on: The try got further than any before.
+            at_once: Wait for nothing.
+        """
+        self._failures = 1 if went_on else self._failures + 1
+        delay = None if self._policy is None else self._policy.delay(self._failures, failure)
+        if delay is None:
+            raise failure
+        if not at_once:
+            await asyncio.sleep(delay)
+
+
+def _cut_short(response: aiohttp.ClientResponse, received: Received) -> ServerUnreachable:
+    url = str(response.url.with_user(None).with_query(None))
+    return ServerUnreachable(url, f"{received.size} of {received.total} bytes came", maybe_sent=True)
+
+
+async def read(opener: Opener, policy: RetryPolicy | None, *, max_size: int) -> bytes:
+    """Give the whole file.
+
+    Raises:
+        ProtocolError: It is larger than ``max_size`` bytes.
+    """
+    chunks: list[bytes] = []
+    async with aclosing(parts(opener, policy)) as found:
+        async for offset, chunk in found:
+            if offset == 0:
+                chunks.clear()
+            if offset + len(chunk) > max_size:
+                raise ProtocolError(f"the file is larger than max_size, {max_size} bytes; save() it, or stream() it")
+            chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def stream(opener: Opener, policy: RetryPolicy | None) -> AsyncGenerator[bytes, None]:
+    """Yield the file as it comes, each byte once.
+
+    Raises:
+        ProtocolError: It must be taken anew, and what was yielded cannot be taken back.
+    """
+    position = 0
+    async with aclosing(parts(opener, policy)) as found:
+        async for offset, chunk in found:
+            if offset != position:
+                raise ProtocolError(
+                    f"after {position} bytes the connection broke, and the file cannot be gone on with: it changed, or "
+                    "the server does not tell versions apart; read() or save() it, which may begin again"
+                )
+            position += len(chunk)
+            yield chunk
+
+
+async def save(opener: Opener, policy: RetryPolicy | None, part: PartialFile) -> Path:
+    """Write the file to disk as it comes; give the path that it got."""
+    async with aclosing(parts(opener, policy)) as found:
+        async for offset, chunk in found:
+            await asyncio.to_thread(part.write, chunk, offset)
+    return await asyncio.to_thread(part.finish)

@@ -12,7 +12,6 @@ import ssl
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -27,6 +26,7 @@ from acomfy.simulator import SimulatedServer
 from acomfy.transport import Transport
 
 from .conftest import MS
+from .front_door import PEM, Doorkeeper, server_tls
 from .graphs import color_of, gated, saved, streamed
 from .other_servers import HTML, answering, respond, saying
 from .shell import Gates, client, eventually, gates, quick_client, quick_delays, server
@@ -38,7 +38,6 @@ __all__ = ["client", "gates", "server"]
 
 UNKNOWN_ID = "c0ffee00-0000-4000-8000-000000000000"
 CANARY = "canary-7f3a9d"
-PEM = Path(__file__).parent / "localhost.pem"
 
 
 @asynccontextmanager
@@ -556,41 +555,6 @@ async def test_a_callers_session_that_was_closed_makes_the_server_unreachable(se
 # --- Credentials -----------------------------------------------------------------------------------------------------
 
 
-class Doorkeeper:
-    """A front door to a server that wants headers, HTTP and WebSocket alike."""
-
-    def __init__(self, port: int, wanted: dict[str, str]) -> None:
-        self.port = port
-        self.wanted = wanted
-        self.asked: list[tuple[str, dict[str, str]]] = []
-
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        self.asked.append((request.path, dict(request.headers)))
-        if any(request.headers.get(name) != value for name, value in self.wanted.items()):
-            return web.Response(status=401, text="who are you?")
-        url = f"http://127.0.0.1:{self.port}{request.path_qs}"
-        async with aiohttp.ClientSession(auto_decompress=False) as session:
-            if request.path == "/ws":
-                async with session.ws_connect(url, max_msg_size=0) as upstream:
-                    return await self._carry(request, upstream)
-            async with session.request(request.method, url, data=await request.read()) as answer:
-                return web.Response(status=answer.status, body=await answer.read(), content_type=answer.content_type)
-
-    async def _carry(self, request: web.BaseRequest, upstream: Any) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        up = asyncio.create_task(self._pump(socket, upstream))
-        await self._pump(upstream, socket)
-        up.cancel()
-        return socket
-
-    async def _pump(self, source: Any, target: Any) -> None:
-        async for message in source:
-            send = target.send_str if message.type is aiohttp.WSMsgType.TEXT else target.send_bytes
-            await send(message.data)
-        await target.close()
-
-
 async def test_user_and_password_of_the_address_go_as_basic_auth_over_both_ways(server: SimulatedServer) -> None:
     door = Doorkeeper(server.port, {"Authorization": "Basic " + base64.b64encode(b"user:p:ss@word").decode()})
     async with answering(door.handle) as url:
@@ -674,11 +638,9 @@ async def test_no_error_log_or_repr_shows_a_secret(fault: str, caplog: pytest.Lo
 
 
 async def test_a_self_signed_server_needs_its_certificate_or_no_check() -> None:
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(PEM)
     async with SimulatedServer() as server:
         door = Doorkeeper(server.port, {})
-        async with answering(door.handle, tls) as url:
+        async with answering(door.handle, server_tls()) as url:
             for option in (False, ssl.create_default_context(cafile=PEM)):
                 async with acomfy.Client(url, ssl=option, reconnect_delays=quick_delays) as client:
                     assert len((await client.run(streamed())).images) == 1

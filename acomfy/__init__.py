@@ -23,6 +23,8 @@ from .errors import (
     QueueFull,
     ServerError,
     ServerUnreachable,
+    UnknownNode,
+    UnknownNodes,
     WorkflowError,
     WorkflowFormatError,
 )
@@ -97,6 +99,8 @@ __all__ = [
     "Status",
     "Text",
     "Unknown",
+    "UnknownNode",
+    "UnknownNodes",
     "Workflow",
     "WorkflowError",
     "WorkflowFormatError",

@@ -197,9 +197,10 @@ class UnknownNodes(WorkflowFormatError):
         self.nodes = tuple(nodes)
         shown = "".join(f"\n  - {node}" for node in self.nodes[:_SHOWN_PROBLEMS])
         more = len(self.nodes) - _SHOWN_PROBLEMS
+        count = len({node.class_type for node in self.nodes})
         super().__init__(
-            f"{len({node.class_type for node in self.nodes})} node classes are unknown to the server; install them, or "
-            "keep the nodes as they are with keep_unknown=True:" + shown + (f"\n  - and {more} more" if more > 0 else ""),
+            f"the server does not have {count} of the node classes; install them there, or keep the nodes as they are "
+            f"with keep_unknown=True:{shown}" + (f"\n  - and {more} more" if more > 0 else ""),
             node_id=self.nodes[0].node_id if self.nodes else None,
         )
 

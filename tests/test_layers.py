@@ -16,7 +16,7 @@ PACKAGE = Path(acomfy.__file__).parent
 PURE = (
     ("errors",),
     ("definitions", "ranges", "refusals", "retry", "tags"),
-    ("media_tags", "picture_tags"),
+    ("conversion", "media_tags", "picture_tags"),
     ("embedded",),
     ("events",),
     ("frames",),

@@ -49,6 +49,7 @@ from .events import (
 )
 from .job import Job
 from .result import Output, Result
+from .retry import RetryPolicy
 from .stream import EventStream
 from .verdict import JobState
 from .workflow import Node, Workflow
@@ -94,6 +95,7 @@ __all__ = [
     "ProtocolError",
     "QueueFull",
     "Result",
+    "RetryPolicy",
     "ServerError",
     "ServerUnreachable",
     "Status",

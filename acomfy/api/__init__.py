@@ -1,166 +1,31 @@
 """ComfyUI's HTTP routes: one short coroutine each.
 
-Results are what the server's JSON says, as dicts and lists. `acomfy.transport` sends the requests and understands the
-refusals.
+Results are what the server's JSON says, as dicts and lists whose types are in `acomfy.api.shapes`.
+`acomfy.transport` sends the requests and understands the refusals.
 
 Raised by every route, unless it says otherwise: `ServerUnreachable` (no connection, or it broke), `HTTPError` and its
-`AuthenticationError`, `PayloadTooLarge`, `ProtocolError` (the answer is not ComfyUI's). Cancelling any of them is safe;
-a POST may have reached the server all the same.
+`AuthenticationError`, `PayloadTooLarge`, `ProtocolError` (the answer is not ComfyUI's). A route that the server does
+not have is an `HTTPError` with status 404, or 405 for what is not read. Cancelling any of them is safe; a POST may have
+reached the server all the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-from ..errors import PayloadTooLarge, PromptRejected, ProtocolError
-from ..transport import read_json, segment
+from .assets import AssetRoutes
 from .files import FileRoutes, Upload
+from .internal import InternalRoutes
+from .introspection import IntrospectionRoutes
+from .jobs import JobRoutes
+from .multipart import Uploadable
+from .prompts import PromptReply, PromptRoutes
+from .userdata import UserRoutes
 
-__all__ = ["Api", "PromptReply", "Upload"]
-
-
-@dataclass(frozen=True, slots=True)
-class PromptReply:
-    """The server's answer to a prompt that it queued.
-
-    Attributes:
-        prompt_id: The id that it goes by; not ours on servers before 0.3.45.
-        number: Its place in the queue's order, lowest first.
-        node_errors: What is wrong with the outputs that the server dropped, by node id; empty when all will run.
-    """
-
-    prompt_id: str
-    number: float
-    node_errors: Mapping[str, Any]
+__all__ = ["Api", "PromptReply", "Upload", "Uploadable"]
 
 
-class Api(FileRoutes):
+class Api(PromptRoutes, JobRoutes, FileRoutes, IntrospectionRoutes, UserRoutes, AssetRoutes, InternalRoutes):
     """The routes of one server.
 
     Args:
         transport: Sends the requests.
     """
-
-    # --- Prompts and the queue -------------------------------------------------------------------------------------
-
-    async def post_prompt(
-        self, body: bytes, *, titles: Callable[[], Mapping[str, str]] = dict, limit: int | None = None
-    ) -> PromptReply:
-        """Queue a prompt (``POST /prompt``).
-
-        Args:
-            body: The request as JSON: ``prompt``, ``client_id``, ``prompt_id`` and so on.
-            titles: Gives the titles of the prompt's nodes, for the error.
-            limit: Bytes that the server takes, where it told; a larger body is not sent.
-
-        Raises:
-            PromptRejected: The server refused it (400).
-        """
-        if limit is not None and len(body) > limit:
-            raise PayloadTooLarge(len(body), limit)
-        headers = {"Content-Type": "application/json"}
-        response = await self._transport.request("POST", "/prompt", data=body, headers=headers, allowed=(400,))
-        answer = await read_json(response)
-        if not isinstance(answer, dict):
-            raise ProtocolError(f"POST {self.url}/prompt was answered with {type(answer).__name__}, not an object")
-        if response.status == 400:
-            raise _rejection(answer, titles)
-        return _prompt_reply(answer)
-
-    async def get_prompt(self) -> int:
-        """Give the number of prompts that wait or run, of all clients (``GET /prompt``: ``queue_remaining``)."""
-        answer = await self._transport.get_json("/prompt")
-        try:
-            return int(answer["exec_info"]["queue_remaining"])
-        except (KeyError, TypeError, ValueError):
-            raise ProtocolError(f"GET {self.url}/prompt was answered without a queue_remaining") from None
-
-    async def get_queue(self) -> dict[str, Any]:
-        """Give the whole queue with all its graphs (``GET /queue``): ``queue_running`` and ``queue_pending``.
-
-        ``queue_pending`` is a heap, not a line: sort it by number and prompt_id. With hundreds of prompts the answer
-        is megabytes.
-        """
-        return await self._transport.get_object("/queue")
-
-    async def post_queue(self, *, delete: Sequence[str] = (), clear: bool = False) -> None:
-        """Take waiting prompts from the queue (``POST /queue``); ``clear`` takes everybody's. Running ones stay."""
-        body: dict[str, Any] = {"clear": True} if clear else {}
-        await self._transport.send("POST", "/queue", {**body, "delete": list(delete)} if delete else body)
-
-    async def post_interrupt(self, prompt_id: str | None = None) -> None:
-        """Stop the running prompt (``POST /interrupt``).
-
-        Args:
-            prompt_id: Stop it only if it is this one (since 0.3.57; older servers stop whatever runs). None: whatever.
-        """
-        await self._transport.send("POST", "/interrupt", {} if prompt_id is None else {"prompt_id": prompt_id})
-
-    async def post_job_cancel(self, prompt_id: str) -> bool:
-        """Take a prompt from the server, waiting or running (``POST /api/jobs/{id}/cancel``, since 0.26.0).
-
-        True when the server did something; False when it does not know the prompt or it had ended.
-        """
-        path = f"/api/jobs/{segment(prompt_id)}/cancel"
-        answer = await read_json(await self._transport.request("POST", path))
-        return bool(answer.get("cancelled")) if isinstance(answer, dict) else False
-
-    async def get_history(self, prompt_id: str) -> dict[str, Any] | None:
-        """Give a prompt's history entry (``GET /history/{id}``).
-
-        None when it has none: it waits, runs, was deleted, or never existed.
-        """
-        history = await self._transport.get_object(f"/history/{segment(prompt_id)}")
-        entry = history.get(prompt_id)
-        return entry if isinstance(entry, dict) else None
-
-    async def get_histories(self, *, max_items: int) -> dict[str, Any]:
-        """Give the newest history entries by prompt_id, oldest first (``GET /history?max_items=``)."""
-        return await self._transport.get_object("/history", {"max_items": str(max_items)})
-
-    # --- The server ------------------------------------------------------------------------------------------------
-
-    async def get_system_stats(self) -> dict[str, Any]:
-        """Give versions, memory and devices (``GET /system_stats``)."""
-        return await self._transport.get_object("/system_stats")
-
-    async def get_features(self) -> dict[str, Any]:
-        """Give the server's feature flags (``GET /features``, since 0.3.45; 404 before)."""
-        return await self._transport.get_object("/features")
-
-    async def get_object_info(self, class_type: str | None = None) -> dict[str, Any]:
-        """Give node definitions by class (``GET /object_info``, several MB; ``/object_info/{class}``).
-
-        An unknown class gives an empty dict.
-        """
-        return await self._transport.get_object(
-            "/object_info" if class_type is None else f"/object_info/{segment(class_type)}"
-        )
-
-    async def post_free(self, *, unload_models: bool = False, free_memory: bool = False) -> None:
-        """Have models unloaded, or memory and the cache cleared, once no prompt runs (``POST /free``)."""
-        await self._transport.send("POST", "/free", {"unload_models": unload_models, "free_memory": free_memory})
-
-
-def _prompt_reply(answer: dict[str, Any]) -> PromptReply:
-    prompt_id, number, node_errors = answer.get("prompt_id"), answer.get("number"), answer.get("node_errors")
-    if not isinstance(prompt_id, str):
-        raise ProtocolError("POST /prompt was answered without a prompt_id")
-    return PromptReply(
-        prompt_id,
-        float(number) if isinstance(number, int | float) else 0.0,
-        node_errors if isinstance(node_errors, dict) else {},
-    )
-
-
-def _rejection(answer: dict[str, Any], titles: Callable[[], Mapping[str, str]]) -> PromptRejected:
-    error, node_errors = answer.get("error"), answer.get("node_errors")
-    if isinstance(error, str):
-        error = {"message": error}
-    return PromptRejected(
-        error if isinstance(error, dict) else {},
-        node_errors if isinstance(node_errors, dict) else {},
-        titles=titles(),
-    )

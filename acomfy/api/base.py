@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from ..errors import PayloadTooLarge, ProtocolError, ServerUnreachable
 from ..retry import RetryPolicy
 from ..transport import Transport
+from .multipart import FilePart, Uploadable, content_size, form
 
 
 class Routes:
@@ -31,6 +34,37 @@ class Routes:
 
     def __repr__(self) -> str:
         return f"<Api of {self.url}>"
+
+    def _object(self, answer: Any, route: str) -> dict[str, Any]:
+        if isinstance(answer, dict):
+            return answer
+        method, _, path = route.partition(" ")
+        raise ProtocolError(f"{method} {self.url}{path} was answered with {type(answer).__name__}, not an object")
+
+    async def _send_file(
+        self,
+        path: str,
+        field: str,
+        file: Uploadable,
+        filename: str,
+        fields: Mapping[str, str],
+        limit: int | None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Send a form with a file in it; give the JSON of the answer."""
+        part = await asyncio.to_thread(FilePart, file)
+        content = content_size(part, fields)
+        if limit is not None and content is not None and content > limit:
+            raise PayloadTooLarge(content, limit)
+        size = form(part, field, filename, fields).size
+        try:
+            return await self._transport.upload(
+                path, lambda: form(part, field, filename, fields), size=size, headers=headers
+            )
+        except ServerUnreachable:
+            if part.error is not None:
+                raise part.error from None
+            raise
 
 
 def query(**params: Any) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -11,10 +10,10 @@ from typing import Any, Literal
 
 import aiohttp
 
-from ..errors import PayloadTooLarge, ProtocolError, ServerUnreachable
+from ..errors import ProtocolError
 from ..transport import segment
 from .base import Routes, query
-from .multipart import FilePart, Uploadable, content_size, form
+from .multipart import Uploadable
 
 FolderType = Literal["input", "output", "temp"]
 
@@ -109,17 +108,7 @@ class FileRoutes(Routes):
     ) -> Upload:
         if overwrite:
             fields["overwrite"] = "true"
-        part = await asyncio.to_thread(FilePart, file)
-        size = content_size(part, fields)
-        if limit is not None and size is not None and size > limit:
-            raise PayloadTooLarge(size, limit)
-        size = form(part, "image", filename, fields).size
-        try:
-            answer = await self._transport.upload(path, lambda: form(part, "image", filename, fields), size=size)
-        except ServerUnreachable:
-            if part.error is not None:
-                raise part.error from None
-            raise
+        answer = await self._send_file(path, "image", file, filename, fields, limit)
         return _upload(answer, path)
 
     @asynccontextmanager
@@ -131,24 +120,30 @@ class FileRoutes(Routes):
         type: str = "output",
         preview: str | None = None,
         channel: str | None = None,
+        res: int | None = None,
         headers: Mapping[str, str] | None = None,
+        allowed: tuple[int, ...] = (),
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """Open a file of the server for reading (``GET /view``).
 
-        What breaks while it is read is raised as by the other routes; the caller's own errors pass.
+        What breaks while it is read is raised as by the other routes; the caller's own errors pass. The file itself
+        (without ``preview``, ``channel`` and ``res``) has an ETag, and ``Range`` and ``If-None-Match`` work.
 
         Args:
             type: ``output``, ``temp`` or ``input``: the directory.
-            preview: ``webp`` or ``jpeg``, with a quality behind it if wanted (``webp;75``): the picture, encoded anew.
-            channel: ``rgb`` or ``a``: a PNG of these channels alone.
-            headers: Sent with the request: ``Range``, which is answered with 206.
+            preview: Have the picture encoded anew by the server: ``webp`` or ``jpeg``, with the quality behind it as in
+                ``webp;75`` (90 if absent). 500 for what is no picture.
+            channel: ``rgb``: a PNG without alpha; ``a``: alpha as a PNG. Both without the metadata.
+            res: Have a picture made smaller, as JPEG; most servers do not look at it and send the file.
+            headers: More headers, for example ``{"Range": "bytes=1000-"}``.
+            allowed: Statuses of 300 and above that are answers all the same, for example 304 and 416.
 
         Raises:
-            HTTPError: 404 when the file is not there, 416 when the range is not.
+            HTTPError: 404 when the file is not there, 400 or 403 for a path that leads out of the folder, and for any
+                name with ``..`` in it.
         """
-        params = {"filename": filename, "subfolder": subfolder, "type": type}
-        params |= query(preview=preview, channel=channel)
-        async with self._transport.stream("GET", "/view", params=params, headers=headers) as response:
+        params = query(filename=filename, subfolder=subfolder, type=type, preview=preview, channel=channel, res=res)
+        async with self._transport.stream("GET", "/view", params=params, headers=headers, allowed=allowed) as response:
             yield response
 
     async def get_view_metadata(self, folder: str, filename: str) -> dict[str, Any]:

@@ -32,12 +32,15 @@ them) and can be pickled and copied.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 _SHOWN_PROBLEMS = 10
 _SHOWN_CHOICES = 8
+_COMPARED_CHOICES = 5000
+_COMPARED_LENGTH = 300
+_COMPARED_WELL = 50
 
 
 class AcomfyError(Exception):
@@ -210,9 +213,11 @@ class NodeProblem:
     """One thing that is wrong with one node, in the words of the server's ``node_errors``.
 
     Attributes:
+        node_id: The node; "" when it is the whole prompt (``prompt_no_outputs``).
         type: ComfyUI's error type, for example ``value_not_in_list``.
         received: What was sent for the input; None when the server did not say.
         allowed: The values that the input takes, or its limits as the server gave them; None when it did not say.
+        hint: What `acomfy.checking` knows beyond the server's words; "" when nothing.
     """
 
     node_id: str
@@ -224,9 +229,10 @@ class NodeProblem:
     input_name: str | None
     received: Any
     allowed: Any
+    hint: str = ""
 
     def __str__(self) -> str:
-        where = _node_name(self.node_id, self.class_type, self.title)
+        where = _node_name(self.node_id, self.class_type, self.title) if self.node_id else "the prompt"
         if self.input_name is not None:
             where += f", input {self.input_name!r}"
         said = self.message or self.type
@@ -234,7 +240,12 @@ class NodeProblem:
             said += f" ({_shorten(repr(self.received), 300)})"  # the details only list the choices once more
         elif self.details and self.details != self.input_name:
             said += f" ({_shorten(self.details, 300)})"
-        return f"{where}: {said}{self._allowed_text()}"
+        return f"{where}: {said}{'; ' + self.hint if self.hint else ''}{self._allowed_text()}"
+
+    @property
+    def nearest(self) -> str | None:
+        """The allowed value that was most likely meant; None when none is near, or none is known."""
+        return nearest_match(self.received, self._choices())
 
     def _choices(self) -> list[Any]:
         return self.allowed if isinstance(self.allowed, list) else []
@@ -243,9 +254,11 @@ class NodeProblem:
         choices = self._choices()
         if not choices:
             return ""
-        shown = ", ".join(repr(choice) for choice in choices[:_SHOWN_CHOICES])
+        nearest = self.nearest
+        head = "; allowed" if nearest is None else f"; did you mean {nearest!r}? Allowed"
+        shown = ", ".join(_shorten(repr(choice), 100) for choice in choices[:_SHOWN_CHOICES])
         more = len(choices) - _SHOWN_CHOICES
-        return f"; allowed: {shown}" + (f" and {more} more" if more > 0 else "")
+        return f"{head}: {shown}" + (f" and {more} more" if more > 0 else "")
 
 
 class MetadataError(AcomfyError):
@@ -274,13 +287,14 @@ class PromptRejected(AcomfyError):
         *,
         titles: Mapping[str, str] | None = None,
         partial: bool = False,
+        problems: Iterable[NodeProblem] | None = None,
     ) -> None:
         self.error_type = _text_or_none(error.get("type"))
         self.message = _text_or_none(error.get("message")) or ""
         self.details = _text_or_none(error.get("details")) or ""
         self.node_errors = dict(node_errors)
         self.partial = partial
-        self.problems = list(_problems(node_errors, titles or {}))
+        self.problems = list(_problems(node_errors, titles or {}) if problems is None else problems)
         super().__init__(self._sentence())
 
     @property
@@ -307,10 +321,11 @@ def _problems(node_errors: Mapping[str, Any], titles: Mapping[str, str]) -> Iter
         found = entry.get("errors") if isinstance(entry, Mapping) else None
         for error in found if isinstance(found, list) else ():
             if isinstance(error, Mapping):
-                yield _problem(node_id, _text_or_none(entry.get("class_type")), titles.get(node_id), error)
+                yield node_problem(node_id, _text_or_none(entry.get("class_type")), titles.get(node_id), error)
 
 
-def _problem(node_id: str, class_type: str | None, title: str | None, error: Mapping[str, Any]) -> NodeProblem:
+def node_problem(node_id: str, class_type: str | None, title: str | None, error: Mapping[str, Any]) -> NodeProblem:
+    """Read one of a node's ``errors`` as the server wrote it."""
     extra = error.get("extra_info")
     extra = extra if isinstance(extra, Mapping) else {}
     return NodeProblem(
@@ -521,3 +536,43 @@ def _shorten(text: str, limit: int) -> str:
 
 def _text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def nearest_match(value: object, choices: Sequence[Any]) -> str | None:
+    """Find the name that was most likely meant by a value that is none of the choices; None when none is near.
+
+    A name that differs in case, folder or file ending only goes before one that is merely spelt alike.
+    """
+    wanted = str(value) if isinstance(value, str | int | float) else ""
+    names = [choice for choice in choices[:_COMPARED_CHOICES] if isinstance(choice, str)]
+    if not wanted or len(wanted) > _COMPARED_LENGTH:
+        return None
+    for same in (_folded, _file_name, _stem):
+        if found := next((name for name in names if same(name) == same(wanted)), None):
+            return found
+    by_stem = {_stem(name): name for name in reversed(names) if len(name) <= _COMPARED_LENGTH}
+    import difflib  # 1 ms that only a rejected prompt pays
+
+    close = difflib.get_close_matches(_stem(wanted), _likely(_stem(wanted), list(by_stem)), n=1)
+    return by_stem[close[0]] if close else None
+
+
+def _likely(wanted: str, names: list[str]) -> list[str]:
+    """Pick the few names that share most pairs of letters: comparing thousands for good takes 0.2 s."""
+    if len(names) <= _COMPARED_WELL:
+        return names
+    pairs = {wanted[place : place + 2] for place in range(len(wanted) - 1)}
+    return sorted(names, key=lambda name: -sum(pair in name for pair in pairs))[:_COMPARED_WELL]
+
+
+def _folded(name: str) -> str:
+    return name.casefold().replace("\\", "/").strip()
+
+
+def _file_name(name: str) -> str:
+    return _folded(name).rpartition("/")[2]
+
+
+def _stem(name: str) -> str:
+    name = _file_name(name)
+    return name.rpartition(".")[0] or name

@@ -33,8 +33,11 @@ from acomfy.errors import (
     QueueFull,
     ServerError,
     ServerUnreachable,
+    UnknownNode,
+    UnknownNodes,
     WorkflowError,
     WorkflowFormatError,
+    nearest_match,
 )
 
 from . import strategies as given_by
@@ -87,6 +90,7 @@ EVERY_ERROR = [
     AuthenticationError(401, "GET", "http://x/queue", ""),
     WorkflowError("wrong", node_id="3", input_name="seed"),
     WorkflowFormatError("UI format"),
+    UnknownNodes([UnknownNode("12:3", "Gone", "Mine")]),
     PromptRejected(ERROR, NODE_ERRORS, titles={"4": "Load it"}),
     failed(),
     failed(OutOfMemory),
@@ -278,6 +282,55 @@ def test_the_allowed_values_are_read_off_every_kind_of_input(input_config: Any, 
     error = PromptRejected(ERROR, {"1": {"errors": [problem]}})
     assert error.problems[0].allowed == allowed
     assert "(unknown class)" in str(error)
+
+
+def test_a_misspelt_value_is_answered_with_the_nearest_allowed_one() -> None:
+    extra = {"input_name": "ckpt_name", "input_config": [["v1.ckpt", "sd_xl_base.safetensors"], {}]}
+    problem = {"type": "value_not_in_list", "message": "Value not in list", "extra_info": extra}
+    extra["received_value"] = "sd_xl_bsae.safetensors"
+    error = PromptRejected(ERROR, {"4": {"class_type": "CheckpointLoaderSimple", "errors": [problem]}})
+    assert error.problems[0].nearest == "sd_xl_base.safetensors"
+    assert (
+        "Value not in list ('sd_xl_bsae.safetensors'); did you mean 'sd_xl_base.safetensors'? Allowed: 'v1.ckpt'"
+        in str(error)
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "choices", "nearest"),
+    [
+        ("EULER", ["ddim", "euler", "euler_ancestral"], "euler"),
+        ("model.safetensors", ["other.safetensors", "SDXL/model.safetensors"], "SDXL/model.safetensors"),
+        ("SDXL\\Model.safetensors", ["model.ckpt", "SDXL/model.safetensors"], "SDXL/model.safetensors"),
+        ("model.ckpt", ["other.ckpt", "model.safetensors"], "model.safetensors"),
+        ("lanczoz", ["nearest-exact", "lanczos"], "lanczos"),
+        ("model_1042x.pt", [f"model_{number}.pt" for number in range(1000, 3000)], "model_1042.pt"),
+        (5, ["4", "5"], "5"),
+        ("nope.safetensors", ["sd_xl_base.safetensors"], None),  # the ending says nothing
+        ("", ["a"], None),
+        ("a", [], None),
+        (None, ["None"], None),
+        ({"a": 1}, ["a"], None),
+        ("a", [1, None, ["a"]], None),
+        ("x" * 10**6, ["x" * 10**6], None),
+    ],
+)
+def test_the_nearest_match_ignores_case_folder_and_ending_before_it_compares_letters(
+    value: Any, choices: list[Any], nearest: str | None
+) -> None:
+    assert nearest_match(value, choices) == nearest
+
+
+def test_a_problem_of_the_whole_prompt_and_a_hint_are_part_of_the_sentence() -> None:
+    problem = NodeProblem("", None, None, "prompt_no_outputs", "Prompt has no outputs", "", None, None, None, "add one")
+    assert str(problem) == "the prompt: Prompt has no outputs; add one"
+    assert problem.nearest is None
+
+
+def test_a_refusal_takes_problems_that_were_found_elsewhere() -> None:
+    problem = NodeProblem("7", "X", None, "missing_node_type", "Not found", "", None, None, None)
+    error = PromptRejected(ERROR, {}, problems=[problem])
+    assert error.problems == [problem] and "node 7 (X): Not found" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The asyncio client for ComfyUI: many prompts over one WebSocket, each awaited like a coroutine."""
 
+from .api import Upload
 from .client import Client
 from .errors import (
     AcomfyError,
@@ -48,17 +49,22 @@ from .events import (
     Unknown,
 )
 from .job import Job
+from .listings import HistoryEntry, JobInfo, JobPage
+from .look import QueueItem, QueueSnapshot
 from .result import Output, Result
 from .retry import RetryPolicy
+from .server_info import Asset, Device, LogEntry, SystemStats, UserFile
 from .stream import EventStream
 from .verdict import JobState
 from .workflow import Node, Workflow
 
 __all__ = [
     "AcomfyError",
+    "Asset",
     "AuthenticationError",
     "Client",
     "ClientClosed",
+    "Device",
     "Event",
     "EventStream",
     "Executed",
@@ -70,14 +76,18 @@ __all__ = [
     "ExecutionSuccess",
     "FeatureFlags",
     "HTTPError",
+    "HistoryEntry",
     "Job",
     "JobCancelled",
     "JobError",
     "JobFailed",
+    "JobInfo",
     "JobInterrupted",
     "JobLost",
+    "JobPage",
     "JobStalled",
     "JobState",
+    "LogEntry",
     "Logs",
     "MetadataError",
     "NoServerAvailable",
@@ -94,15 +104,20 @@ __all__ = [
     "PromptRejected",
     "ProtocolError",
     "QueueFull",
+    "QueueItem",
+    "QueueSnapshot",
     "Result",
     "RetryPolicy",
     "ServerError",
     "ServerUnreachable",
     "Status",
+    "SystemStats",
     "Text",
     "Unknown",
     "UnknownNode",
     "UnknownNodes",
+    "Upload",
+    "UserFile",
     "Workflow",
     "WorkflowError",
     "WorkflowFormatError",

@@ -24,6 +24,7 @@ class Capabilities:
         takes_prompt_id: It keeps the prompt_id that we choose (0.3.45).
         targeted_interrupt: ``POST /interrupt`` with a prompt_id stops that prompt alone (0.3.57, PR 9607); before, it
             stops whatever runs.
+        history_offset: ``GET /history`` takes an offset (0.3.60); before, it does not look at it.
         cancels_jobs: ``POST /api/jobs/{id}/cancel`` exists (0.26.0, PR 14493).
         max_upload_size: Bytes that it takes in one request; None when it did not tell.
     """
@@ -31,6 +32,7 @@ class Capabilities:
     version: Version | None = None
     takes_prompt_id: bool = False
     targeted_interrupt: bool = False
+    history_offset: bool = False
     cancels_jobs: bool = False
     max_upload_size: int | None = None
 
@@ -51,6 +53,7 @@ def read_capabilities(system_stats: Any, features: Any) -> Capabilities:
         version=version,
         takes_prompt_id=known >= (0, 3, 45) or since_features,
         targeted_interrupt=known >= (0, 3, 57),
+        history_offset=known >= (0, 3, 60),
         cancels_jobs=known >= (0, 26, 0),
         max_upload_size=_size(features),
     )

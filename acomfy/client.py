@@ -39,6 +39,7 @@ from .places import Places
 from .result import Output, Result
 from .retry import RetryPolicy
 from .router import Router, TrackedPrompt
+from .server_methods import ServerMethods
 from .sessions import Sessions
 from .stream import Buffer, EventStream
 from .submission import Submission
@@ -57,7 +58,7 @@ _READY_DELAY = 0.5
 _RETRY = RetryPolicy()
 
 
-class Client:
+class Client(ServerMethods):
     """One ComfyUI server.
 
     Entering it never waits for the network and never raises for it; what needs the server opens it, and `wait_ready` is
@@ -224,6 +225,7 @@ class Client:
         self._places = Places(
             self._read_queue, lambda: (self._router.generation, self._router.statuses), spawn=self._spawn
         )
+        super().__init__()
         self._live.on_unclear = self._watch.unclear
         self._live.on_failed = self._maybe_resubmit
 
@@ -570,10 +572,10 @@ class Client:
             return exc.reason == "unreachable"  # then it was found, and taken off; any other was gone before
         return isinstance(exc, JobCancelled | JobStalled | PromptRejected)
 
-    async def position(self, job: Job) -> int | None:
-        """See `Job.position`."""
+    async def position(self, job: Job | str) -> int | None:
+        """Count the prompts that will run before a job, or before anybody's prompt of this id; see `Job.position`."""
         self._open()
-        return await self._places.of(job.prompt_id)
+        return await self._places.of(job if isinstance(job, str) else job.prompt_id)
 
     async def _read_queue(self) -> look.QueueSnapshot:
         return look.read_queue(await self.api.get_queue())
@@ -606,6 +608,7 @@ class Client:
         )
 
     def _on_open(self) -> None:
+        self._server_connected()
         self._spawn(self._read_capabilities())
         self._watch.reconnected()
 

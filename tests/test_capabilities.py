@@ -98,7 +98,7 @@ def test_what_real_servers_say_is_read() -> None:
         if line["ev"] == "http" and isinstance(line.get("json"), dict)
     }
     found = read_capabilities(answers["/system_stats"], answers["/features"])
-    assert found == Capabilities((0, 3, 64), True, True, False, 104857600)
+    assert found == Capabilities((0, 3, 64), True, True, True, False, 104857600)
 
 
 odd = given_by.json_values | st.floats()

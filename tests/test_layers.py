@@ -14,7 +14,7 @@ PACKAGE = Path(acomfy.__file__).parent
 
 # Each row may import the rows above it, never its own row nor those below. ``__init__`` is the package's own names.
 PURE = (
-    ("errors",),
+    ("errors", "loose"),
     ("definitions", "ranges", "refusals", "retry", "tags"),
     ("conversion", "media_tags", "picture_tags"),
     ("embedded",),
@@ -23,17 +23,17 @@ PURE = (
     ("outputs", "progress", "verdict"),
     ("router",),
     ("capabilities", "deafness", "look", "stalls", "workflow"),
-    ("building", "codegen", "profiles"),
+    ("building", "codegen", "listings", "profiles", "server_info"),
 )
 SHELL = (
-    ("access", "concurrency", "connection", "decoding", "files", "stream"),
+    ("access", "concurrency", "connection", "decoding", "files", "shared_reads", "stream"),
     ("answers", "download", "sessions"),
     ("metadata", "transport"),
     ("api",),
-    ("result",),
+    ("logs", "result", "server_files"),
     ("job",),
     ("live", "mapping"),
-    ("cancel", "places", "watch"),
+    ("cancel", "places", "server_methods", "watch"),
     ("submission",),
     ("client",),
     ("__init__",),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from ..errors import PayloadTooLarge, PromptRejected, ProtocolError
+from ..profiles import read_histories
 from ..transport import segment
 from . import shapes
 from .base import Routes, query
@@ -88,7 +89,7 @@ class PromptRoutes(Routes):
 
         None when it has none: it waits, runs, was deleted, or never existed.
         """
-        history = await self._transport.get_object(f"/history/{segment(prompt_id)}")
+        history = await self._transport.get_object(f"{self._transport.profile.history}/{segment(prompt_id)}")
         entry = history.get(prompt_id)
         return entry if isinstance(entry, dict) else None
 
@@ -99,7 +100,8 @@ class PromptRoutes(Routes):
             max_items: So many at most: the newest, or those from ``offset`` on. None: all, with their graphs.
             offset: Entries to leave out, counted from the oldest (since 0.3.60; older servers do not look at it).
         """
-        return await self._transport.get_object("/history", query(max_items=max_items, offset=offset))
+        params = query(max_items=max_items, offset=offset)
+        return read_histories(await self._transport.get_object(self._transport.profile.history, params))
 
     async def post_history(self, *, delete: Sequence[str] = (), clear: bool = False) -> None:
         """Forget history entries (``POST /history``); ``clear`` forgets everybody's. The files stay."""

@@ -115,7 +115,7 @@ def test_bytes_that_are_no_text_are_refused() -> None:
     with pytest.raises(WorkflowFormatError, match="not JSON"):
         Workflow.load(b'{"a": "\xff\xfe"}')
     with pytest.raises(WorkflowFormatError, match="not JSON"):
-        Workflow.load(b"\x89PNG\r\n\x1a\n")
+        Workflow.load(b"\x89PNQ\r\n\x1a\n")
 
 
 @pytest.mark.parametrize("name", ["editor_version_0_4.json", "editor_version_1.json"])

@@ -8,7 +8,7 @@ what "Export (API)" of the web editor writes and what ``POST /prompt`` takes. Th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from ..errors import WorkflowError, WorkflowFormatError
 
@@ -27,12 +27,39 @@ def check_format(graph: object) -> None:
     """
     if not isinstance(graph, Mapping):
         raise WorkflowFormatError(f"a workflow is a JSON object of nodes, not {type(graph).__name__}")
-    if isinstance(graph.get("nodes"), list):
-        raise WorkflowFormatError(f"this is the editor's own workflow format, not API format: {_API_FORMAT}")
-    if isinstance(graph.get("prompt"), Mapping) and "class_type" not in graph["prompt"]:
+    if is_editor_format(graph):
+        raise WorkflowFormatError(
+            f"this is the editor's own workflow format, not API format: {_API_FORMAT}, or convert it with "
+            "Workflow.load(..., object_info=...)"
+        )
+    if is_request(graph):
         raise WorkflowFormatError("this is a request for POST /prompt, not a workflow: pass what is under 'prompt'")
     for node_id, node in graph.items():
         check_node(node_id, node)
+
+
+def is_editor_format(graph: object) -> bool:
+    """Tell whether this is what the editor saves: a list of nodes."""
+    return isinstance(graph, Mapping) and isinstance(graph.get("nodes"), list)
+
+
+def is_request(graph: object) -> bool:
+    """Tell whether this is a body of ``POST /prompt``, which has the graph under ``prompt``."""
+    prompt = graph.get("prompt") if isinstance(graph, Mapping) else None
+    return isinstance(prompt, Mapping) and "class_type" not in prompt
+
+
+def is_link(value: object) -> TypeGuard[list[Any] | tuple[Any, ...]]:
+    """Tell whether an input's value is a link, ``[node_id, slot]``, and not a value of its own.
+
+    A list of that form is one (comfy_execution/graph_utils.py is_link); that the node exists is another question.
+    """
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and isinstance(value[1], int | float)
+    )
 
 
 def check_node(node_id: object, node: object) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from ..errors import WorkflowError
 from .graph import check_node, describe, title_of
+from .values import copied
 
 Nodes: TypeAlias = Mapping[str, Mapping[str, Any]]
 
@@ -48,6 +50,30 @@ def titled(nodes: Nodes, title: str) -> list[str]:
 def of_class(nodes: Nodes, class_type: str) -> list[str]:
     """Give the nodes of this class."""
     return [node_id for node_id, node in nodes.items() if node.get("class_type") == class_type]
+
+
+def the_nodes(
+    nodes: Nodes, name: str | None, class_type: str | None, title: str | None, inputs: Mapping[str, Any]
+) -> list[str]:
+    """Give the ids of all nodes that answer to everything that is given; see `Workflow.find_all`."""
+    found = list(nodes)
+    if name is not None:
+        found = [name] if name in nodes else titled(nodes, name) or of_class(nodes, name)
+    return [node_id for node_id in found if _answers(nodes[node_id], class_type, title, inputs)]
+
+
+def _answers(node: Mapping[str, Any], class_type: str | None, title: str | None, inputs: Mapping[str, Any]) -> bool:
+    if class_type is not None and not _matches(class_type, str(node.get("class_type"))):
+        return False
+    if title is not None and not _matches(title, title_of(node) or ""):
+        return False
+    given = node["inputs"]
+    wanted = inputs.items()
+    return all(name in given and (value is ... or copied(given[name]) == copied(value)) for name, value in wanted)
+
+
+def _matches(pattern: str, text: str) -> bool:
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), text, re.DOTALL) is not None
 
 
 def _the_one(nodes: Nodes, name: str, matches: list[str], searched: str) -> str:

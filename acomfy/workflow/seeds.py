@@ -1,0 +1,56 @@
+"""The seeds of a graph: which inputs they are, and other values for them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from .graph import is_link
+from .query import Nodes
+
+if TYPE_CHECKING:
+    from ..definitions import Definitions, InputDefinition
+
+_NAMES = ("seed", "noise_seed")
+_EXACT = 2**53 - 1  # the greatest that the editor, which counts in doubles, shows exactly; also without a maximum
+_LEAST = 0
+
+
+def seeds(nodes: Nodes, definitions: Definitions | None) -> Iterator[tuple[str, str, InputDefinition | None]]:
+    """Yield every input that holds a seed: its node's id, its name, and what the server says of it.
+
+    Those are the INT inputs to which the editor adds "control after generate": where the server asks for it, and those
+    named ``seed`` or ``noise_seed`` of which it says nothing. Linked ones are left out: they hold no seed of their own.
+    Of a class without a definition it is the name that decides.
+    """
+    for node_id, node in nodes.items():
+        inputs, class_type = node["inputs"], node["class_type"]
+        if definitions is None or class_type not in definitions:
+            for name in _NAMES:
+                if isinstance(inputs.get(name), int):
+                    yield node_id, name, None
+            continue
+        for name, declared in definitions[class_type].inputs_for(inputs).items():
+            if name in inputs and not is_link(inputs[name]) and _is_seed(declared):
+                yield node_id, name, declared
+
+
+def _is_seed(declared: InputDefinition) -> bool:
+    if declared.type != "INT" or declared.force_input:
+        return False
+    control = declared.control_after_generate
+    return declared.name.rpartition(".")[2] in _NAMES if control is None else bool(control)
+
+
+def randomized(nodes: Nodes, rng: random.Random, definitions: Definitions) -> dict[str | tuple[str, str], Any]:
+    """Draw a value for every seed, within the range that the server takes and the editor shows exactly."""
+    return {(node_id, name): rng.randint(*_range(declared)) for node_id, name, declared in seeds(nodes, definitions)}
+
+
+def _range(declared: InputDefinition | None) -> tuple[int, int]:
+    low = declared.minimum if declared is not None else None
+    high = declared.maximum if declared is not None else None
+    least = _LEAST if low is None else int(low)
+    most = _EXACT if high is None else int(high)
+    return least, max(least, min(most, _EXACT))

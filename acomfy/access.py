@@ -16,6 +16,8 @@ from base64 import b64encode
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from html import escape
+from json import dumps
 from typing import Any, NoReturn, TypeAlias
 from urllib.parse import quote, quote_plus
 
@@ -263,8 +265,7 @@ class Access:
             *self._secrets,
             *self._refused,
         ]
-        forms = {form for value in values for form in (value, quote(value, safe=""), quote_plus(value))}
-        return {form for form in forms if len(form) >= _SHORTEST}
+        return {form for value in values if len(value) >= _SHORTEST for form in _written(value)}
 
 
 def base_url(url: str) -> URL:
@@ -287,6 +288,13 @@ def _parsed(url: str) -> URL:
 
 def _query(url: str) -> dict[str, str]:
     return dict(_parsed(url).query)
+
+
+def _written(secret: str) -> tuple[str, ...]:
+    """Give a secret as it is, and as addresses, JSON and HTML hold it."""
+    in_address = URL.build(query={"": secret}).raw_query_string.removeprefix("=")
+    quoted = quote(secret), quote(secret, safe=""), quote_plus(secret)
+    return (secret, in_address, *quoted, dumps(secret)[1:-1], dumps(secret, ensure_ascii=False)[1:-1], escape(secret))
 
 
 def _basic(user: str, password: str) -> str:

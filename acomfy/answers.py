@@ -91,7 +91,7 @@ class Answers:
             pass
         raise ProtocolError(
             f"{response.method} {shown(response.url)} was answered with {response.status} and no JSON but "
-            f"{response.content_type} that begins with {self._access.scrub(excerpt(body))!r}: is this a ComfyUI server?"
+            f"{response.content_type} that begins with {excerpt(self._quotable(body))!r}: is this a ComfyUI server?"
         )
 
     # --- Refusals --------------------------------------------------------------------------------------------------
@@ -109,12 +109,16 @@ class Answers:
             response.status,
             method,
             str(shown(response.url)),
-            body=self._access.scrub(bytes(body[:_REFUSAL_BYTES]).decode("utf-8", "replace")).encode(),
+            body=self._quotable(body),
             content_type=response.content_type if "Content-Type" in headers else "",
             redirects_to=None if location is None else self._access.scrub(_target(location)),
             retry_after=read_retry_after(headers.get("Retry-After"), time.time() if now is None else now),
             size=size,
         )
+
+    def _quotable(self, body: bytes | bytearray) -> bytes:
+        """Take the secrets out of the beginning of a body, before it is cut where one of them might stand."""
+        return self._access.scrub(body[:_REFUSAL_BYTES].decode("utf-8", "replace")).encode("utf-8", "replace")
 
     def failed(self, method: str, url: URL, exc: Exception) -> ServerError:
         """Make the error of a request without an answer, or with one that aiohttp itself took for a refusal."""

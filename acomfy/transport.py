@@ -50,7 +50,8 @@ class Transport:
         bare_session: Gives a session without cookies and headers, for files that the server has elsewhere.
         connect_timeout: Seconds for opening a connection.
         read_timeout: Seconds of silence while an answer is awaited or read.
-        request_timeout: Seconds for the whole of a request that is answered in JSON; None for no limit.
+        request_timeout: Seconds for the whole of a question that is answered in JSON, and for the head of a file's
+            answer; None for no limit.
         retry: When a read is tried again; None for never.
         max_answer_size: Bytes of the largest answer that is kept in memory, decompressed.
 
@@ -187,9 +188,14 @@ class Transport:
         """
         signed = self.profile.signed_files
         accepted = (*allowed, *_REDIRECTS) if signed else allowed
-        response = await self.request(method, path, params=params, headers=headers, allowed=accepted)
-        if signed and response.status in _REDIRECTS:
-            response = await self._follow(response, headers, allowed)
+        try:
+            async with asyncio.timeout(self._bounded.total):  # the head; the body may take as long as it likes
+                response = await self.request(method, path, params=params, headers=headers, allowed=accepted)
+                if signed and response.status in _REDIRECTS:
+                    response = await self._follow(response, headers, allowed)
+        except TimeoutError as exc:
+            failure = self._answers.unreachable(self._base, exc)
+            raise failure from None
         try:
             async with response:
                 yield response
@@ -420,8 +426,3 @@ def _joined(base: URL, location: str, *, encrypted: bool) -> URL | None:
         return None
     schemes = ("https",) if encrypted else ("http", "https")
     return target if target.scheme in schemes and target.host else None
-
-
-_ANYBODYS = Answers(Access("http://localhost"), aiohttp.ClientTimeout(sock_read=30.0), 1 << 28)
-read_json = _ANYBODYS.read_json
-read_body = _ANYBODYS.read_body

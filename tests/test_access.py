@@ -43,8 +43,10 @@ async def used_both_ways(url: str, **options: Any) -> None:
 
 
 @asynccontextmanager
-async def front_door(server: SimulatedServer, tls: ssl.SSLContext | None = None, **wanted: str) -> AsyncIterator[Any]:
-    door = Doorkeeper(server.port, {name.replace("_", "-"): value for name, value in wanted.items()})
+async def front_door(
+    server: SimulatedServer, wanted: dict[str, str] | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Any]:
+    door = Doorkeeper(server.port, wanted or {})
     async with answering(door.handle, tls) as url:
         yield door, url
     assert {"/ws", "/prompt", "/view"} <= {path for path, _ in door.asked}
@@ -58,7 +60,7 @@ async def front_door(server: SimulatedServer, tls: ssl.SSLContext | None = None,
     [
         ({"auth": ("jo", "pä:ss wörd")}, {"Authorization": basic("jo", "pä:ss wörd")}),
         ({"token": "t0ken"}, {"Authorization": "Bearer t0ken"}),
-        ({"headers": {"X-Api-Key": "k", "CF-Access": "v"}}, {"X_Api_Key": "k", "CF_Access": "v"}),
+        ({"headers": {"X-Api-Key": "k", "CF-Access": "v"}}, {"X-Api-Key": "k", "CF-Access": "v"}),
         ({"cookies": {"sid": "a=b/c+d==", "n": "2"}}, {"Cookie": "sid=a=b/c+d==; n=2"}),
         ({"cookies": {"n": "2"}, "headers": {"cookie": "a=1"}}, {"Cookie": "a=1; n=2"}),
     ],
@@ -67,7 +69,7 @@ async def front_door(server: SimulatedServer, tls: ssl.SSLContext | None = None,
 async def test_credentials_go_with_every_request(
     server: SimulatedServer, options: dict[str, Any], wanted: dict[str, str]
 ) -> None:
-    async with front_door(server, **wanted) as (_, url):
+    async with front_door(server, wanted) as (_, url):
         await used_both_ways(url, **options)
 
 
@@ -108,7 +110,7 @@ async def test_no_two_credentials_of_one_kind_are_taken() -> None:
         {"headers": {"AUTHORIZATION": "secret"}},
     ):
         with pytest.raises(ValueError, match=r"the address and in .*give them once") as caught:
-            acomfy.Client(address, **options)  # type: ignore[arg-type]
+            acomfy.Client(address, **options)
         assert "secret" not in str(caught.value)
 
 
@@ -206,7 +208,7 @@ async def test_a_token_that_is_refused_twice_is_an_authentication_error() -> Non
 
 
 async def test_a_plain_function_may_give_the_token(server: SimulatedServer) -> None:
-    async with front_door(server, Authorization="Bearer plain") as (_, url):
+    async with front_door(server, {"Authorization": "Bearer plain"}) as (_, url):
         await used_both_ways(url, token=lambda: "plain")
 
 
@@ -249,7 +251,7 @@ async def test_a_cancelled_renewal_leaves_the_next_request_able_to_renew(server:
 
 async def test_a_self_signed_server_is_reached_by_its_certificate_or_without_check(server: SimulatedServer) -> None:
     for option in (False, ssl.create_default_context(cafile=PEM)):
-        async with front_door(server, server_tls()) as (_, url):
+        async with front_door(server, tls=server_tls()) as (_, url):
             await used_both_ways(url, ssl=option)
 
 
@@ -263,7 +265,7 @@ async def test_a_proxy_is_used_with_its_own_credentials(
         monkeypatch.delenv(name.upper(), raising=False)
     tls = server_tls() if encrypted else None
     async with (
-        front_door(server, tls, Authorization="Bearer t0ken") as (door, url),
+        front_door(server, {"Authorization": "Bearer t0ken"}, tls) as (door, url),
         ForwardProxy(basic("jo", "pröxy@")).running() as proxy,
     ):
         address = proxy.url.replace("http://", "http://jo:pr%C3%B6xy%40@")
@@ -317,7 +319,7 @@ async def test_a_unix_socket_leads_to_the_server(server: SimulatedServer, tmp_pa
 
 async def test_a_callers_session_carries_all_of_it(server: SimulatedServer) -> None:
     async with (
-        front_door(server, Authorization="Bearer t0ken", X_Mine="1", Cookie="a=b") as (_, url),
+        front_door(server, {"Authorization": "Bearer t0ken", "X-Mine": "1", "Cookie": "a=b"}) as (_, url),
         ForwardProxy(None).running() as proxy,
         aiohttp.ClientSession(headers={"X-Mine": "1"}) as session,
     ):

@@ -1,0 +1,295 @@
+"""Serve ComfyUI to browsers: a FastAPI application that submits prompts and shows how they go.
+
+python -m acomfy.examples.service [--server http://127.0.0.1:8188 | --simulate] [--port 8000]
+
+It needs ``pip install "acomfy[service]"``. Then open http://127.0.0.1:8000. One `acomfy.Client` serves all browsers for
+the life of the application:
+
+    POST /run                       the picture itself; a browser that leaves takes its prompt from the server
+    POST /prompts                   {"text": ..., "page": ...} gives {"prompt_id": ...} at once
+    GET  /events?page=...           progress and previews of all prompts of a page, as server-sent events
+    GET  /prompts/{id}/images/{n}   a finished picture
+    WS   /socket                    the same by WebSocket: send {"text": ..., "tag": ...}, as many as you like
+
+A handler is not cancelled when its browser goes away: it must look for that itself, which `until_gone` does. An
+EventSource comes back after a hiccup, so a page's prompts are taken from the server once it was away for `GRACE`
+seconds. One stream tells of all prompts of a page, since a browser opens no more than six connections to a server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import random
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import resources
+from typing import Any, TypeVar
+
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request, WebSocket, WebSocketDisconnect
+from fastapi.responses import HTMLResponse, Response, StreamingResponse
+from pydantic import BaseModel
+
+import acomfy
+from acomfy import examples
+
+T = TypeVar("T")
+
+GRACE = 3.0
+KEPT = 1000  # finished prompts whose pictures can still be asked for
+SEEDS = 2**50
+
+
+class Wish(BaseModel):
+    """What a browser asks for.
+
+    Attributes:
+        page: Whose events tell of it.
+        tag: Comes back with the prompt_id, for those who ask for several over one socket.
+    """
+
+    text: str
+    seed: int | None = None
+    page: str = ""
+    tag: str | None = None
+
+
+class Page:
+    """A browser's page: its prompts, and the news of them that it has not been sent."""
+
+    def __init__(self) -> None:
+        self.watchers = 0
+        self.jobs: dict[str, acomfy.Job] = {}
+        self._news: dict[str, acomfy.Job] = {}
+        self._wake = asyncio.Event()
+
+    async def follow(self, job: acomfy.Job) -> None:
+        """Note what changes about a job, until it is done."""
+        self.jobs[job.prompt_id] = job
+        async for _ in job.updates(interval=0.1):
+            self._note(job)
+
+    def _note(self, job: acomfy.Job) -> None:
+        self._news[job.prompt_id] = job  # only the newest: a slow browser misses steps, and holds nobody up
+        self._wake.set()
+
+    async def news(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield what a page shows of its jobs, first of all of them as they are, then whenever one changes."""
+        self.watchers += 1
+        try:
+            for job in self.jobs.values():
+                self._note(job)
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._news:
+                    yield tell(self._news.pop(next(iter(self._news))))
+        finally:
+            self.watchers -= 1
+
+
+class Prompts:
+    """The prompts of all browsers, by page."""
+
+    def __init__(self, client: acomfy.Client) -> None:
+        self.client = client
+        self.jobs: dict[str, acomfy.Job] = {}
+        self.pages: dict[str, Page] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def workflow(self, wish: Wish) -> acomfy.Workflow:
+        seed = random.randrange(SEEDS) if wish.seed is None else wish.seed
+        return examples.load("text_to_image").replace({"Positive.text": wish.text, "3.seed": seed})
+
+    def page(self, name: str) -> Page:
+        """Give a page; a new one has `GRACE` seconds to come and listen."""
+        if name not in self.pages:
+            self.pages[name] = Page()
+            self.left(name)
+        return self.pages[name]
+
+    async def submit(self, wish: Wish, page: Page) -> acomfy.Job:
+        job = await self.client.submit(self.workflow(wish))
+        self.jobs[job.prompt_id] = job
+        for jobs in (self.jobs, page.jobs):
+            for prompt_id in [prompt_id for prompt_id, old in jobs.items() if old.done()][:-KEPT]:
+                del jobs[prompt_id]
+        self._spawn(page.follow(job))
+        return job
+
+    def left(self, name: str) -> None:
+        """Give up a page's prompts if it does not come back."""
+        self._spawn(self._give_up(name))
+
+    async def _give_up(self, name: str) -> None:
+        await asyncio.sleep(GRACE)
+        if name in self.pages and not self.pages[name].watchers:
+            await asyncio.gather(*(job.cancel() for job in self.pages.pop(name).jobs.values() if not job.done()))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def aclose(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def tell(job: acomfy.Job) -> dict[str, Any]:
+    """Say what a page shows of a job: how far it is; in the end its pictures' addresses, or what went wrong."""
+    news: dict[str, Any] = {"prompt_id": job.prompt_id, "state": job.state, "progress": round(job.progress, 3)}
+    if not job.done():
+        if (preview := job.preview) is not None:
+            news["preview"] = f"data:{preview.mime};base64,{base64.b64encode(preview.image).decode()}"
+    elif (error := job.exception()) is not None:
+        news["error"] = str(error)
+    else:
+        news["images"] = [f"/prompts/{job.prompt_id}/images/{number}" for number in range(len(pictures(job)))]
+    return news
+
+
+def pictures(job: acomfy.Job) -> list[acomfy.Output]:
+    return [output for output in job.outputs if output.kind == "image" and output.type == "output"]
+
+
+async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Do some work for a request, and cancel it when the browser goes away."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise HTTPException(499, "the browser went away")
+        return await working
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+def application(server: str | None) -> FastAPI:
+    """Make the application for a ComfyUI server; None is a simulated one."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            url = server or await simulated(stack)
+            client = await stack.enter_async_context(acomfy.Client(url))
+            app.state.prompts = Prompts(client)
+            stack.push_async_callback(app.state.prompts.aclose)
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.get("/")
+    async def page() -> HTMLResponse:
+        return HTMLResponse(resources.files(examples).joinpath("service.html").read_text("utf-8"))
+
+    @app.post("/run")
+    async def run(wish: Wish, request: Request) -> Response:
+        prompts: Prompts = app.state.prompts
+        try:
+            result = await until_gone(request, prompts.client.run(prompts.workflow(wish)))
+        except acomfy.ServerError as error:
+            raise HTTPException(503, str(error)) from None
+        except acomfy.AcomfyError as error:
+            raise HTTPException(422, str(error)) from None
+        image = result.images[0]
+        return Response(await image.read(), media_type=image.media_type)
+
+    @app.post("/prompts", status_code=202)
+    async def submit(wish: Wish) -> dict[str, str]:
+        prompts: Prompts = app.state.prompts
+        try:
+            job = await prompts.submit(wish, prompts.page(wish.page))
+        except acomfy.ServerError as error:
+            raise HTTPException(503, str(error)) from None
+        return {"prompt_id": job.prompt_id}
+
+    @app.get("/events")
+    async def events(page: str) -> StreamingResponse:
+        prompts: Prompts = app.state.prompts
+
+        async def lines() -> AsyncIterator[str]:
+            try:
+                async for news in prompts.page(page).news():
+                    yield f"data: {json.dumps(news)}\n\n"
+            finally:
+                prompts.left(page)
+
+        return StreamingResponse(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+    @app.get("/prompts/{prompt_id}/images/{number}")
+    async def image(prompt_id: str, number: int) -> Response:
+        job = app.state.prompts.jobs.get(prompt_id)
+        images = pictures(job) if job is not None and job.done() else []
+        if not 0 <= number < len(images):
+            raise HTTPException(404, "there is no such picture, or not any more")
+        output = images[number]
+        return Response(await output.read(), media_type=output.media_type)
+
+    @app.websocket("/socket")
+    async def socket(socket: WebSocket) -> None:
+        await socket.accept()
+        prompts: Prompts = app.state.prompts
+        page, tasks = Page(), set[asyncio.Task[None]]()
+
+        def spawn(work: Coroutine[Any, Any, None]) -> None:
+            task = asyncio.create_task(work)
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        async def send() -> None:
+            async for news in page.news():
+                await socket.send_json(news)
+
+        async def submit(wish: Wish) -> None:
+            try:
+                job = await prompts.submit(wish, page)
+                await socket.send_json({"tag": wish.tag, "prompt_id": job.prompt_id})
+            except acomfy.AcomfyError as error:
+                await socket.send_json({"tag": wish.tag, "error": str(error)})
+
+        try:
+            spawn(send())
+            while True:
+                spawn(submit(Wish.model_validate(await socket.receive_json())))
+        except WebSocketDisconnect:
+            pass
+        except ValueError:
+            await socket.close(1003, "send objects with a text")
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*(job.cancel() for job in page.jobs.values() if not job.done()))
+
+    return app
+
+
+async def simulated(stack: AsyncExitStack) -> str:
+    from acomfy.simulator import SimulatedServer
+
+    return (await stack.enter_async_context(SimulatedServer(step_time=0.1))).url
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--server", default="http://127.0.0.1:8188")
+    parser.add_argument("--simulate", action="store_true")
+    parser.add_argument("--port", type=int, default=8000)
+    args = parser.parse_args()
+    uvicorn.run(application(None if args.simulate else args.server), port=args.port, timeout_graceful_shutdown=3)
+
+
+if __name__ == "__main__":
+    main()

@@ -26,7 +26,7 @@ FOLDER_TYPES = ("input", "output", "temp")
 FILE = web.ResponseKey("file", Path)
 """The file that a response sends."""
 
-# Shown by a browser as a page or a script; ComfyUI 0.3.64 serves them as plain bytes.
+# Shown by a browser as a page or a script; ComfyUI serves them as plain bytes.
 _DEFUSED = frozenset(
     {
         "text/html",
@@ -48,7 +48,7 @@ class Folders:
 
     def __init__(self) -> None:
         self.paths: dict[str, Path] = {}
-        self._counters: dict[tuple[Path, str], int] = {}
+        self._counters: dict[tuple[Path, str], tuple[int, Path | None]] = {}
 
     def create(self, base: Path, output: Path | None = None) -> None:
         """Make the folders under ``base``, with the output folder somewhere else if that is given."""
@@ -90,11 +90,11 @@ class Folders:
         directory.mkdir(parents=True, exist_ok=True)
         return directory, stem, subfolder, self._next_counter(directory, stem)
 
-    def save(self, directory: Path, stem: str, counter: int, image: bytes) -> str:
-        """Write an image and return its file name."""
-        name = f"{stem}_{counter:05}_.png"
-        (directory / name).write_bytes(image)
-        self._counters[directory, stem] = counter
+    def save(self, directory: Path, stem: str, counter: int, data: bytes, extension: str = "png") -> str:
+        """Write a file and return its name."""
+        name = f"{stem}_{counter:05}_.{extension}"
+        (directory / name).write_bytes(data)
+        self._counters[directory, stem] = counter, directory / name
         return name
 
     def save_as(self, filename: str, content: bytes) -> str:
@@ -108,8 +108,8 @@ class Folders:
 
     def _next_counter(self, directory: Path, stem: str) -> int:
         # ComfyUI counts the files at each save. We do so only when the last one is gone, to stay fast with many.
-        last = self._counters.get((directory, stem), 0)
-        if last and (directory / f"{stem}_{last:05}_.png").exists():
+        last, path = self._counters.get((directory, stem), (0, None))
+        if path is not None and path.exists():
             return last + 1
         pattern = re.compile(re.escape(stem) + r"_(\d+)_", re.IGNORECASE)
         found = [pattern.match(entry.name) for entry in os.scandir(directory)]
@@ -159,8 +159,12 @@ def encode_png(image: Image.Image, chunks: Mapping[str, str] | None = None, leve
 # --- GET /view -----------------------------------------------------------------------------------------------------
 
 
-async def view(folders: Folders, request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /view``: the file, or a preview or a channel of it."""
+async def view(folders: Folders, request: web.Request, *, guarded: bool) -> web.StreamResponse:
+    """Answer ``GET /view``: the file, or a preview or a channel of it.
+
+    Args:
+        guarded: Keep browsers from showing what may hold scripts, as newer versions do.
+    """
     query = request.query
     if "filename" not in query:
         return web.Response(status=404)
@@ -175,7 +179,7 @@ async def view(folders: Folders, request: web.Request) -> web.StreamResponse:
     path = directory / os.path.basename(name)
     if not path.is_file():
         return web.Response(status=404)
-    disposition = {hdrs.CONTENT_DISPOSITION: f'filename="{path.name}"'}
+    disposition: dict[str, str] = {hdrs.CONTENT_DISPOSITION: f'filename="{path.name}"'}
     if "preview" in query:
         channel = query.get("channel", "")
         body, mime = await asyncio.to_thread(_preview, path, query["preview"], channel)
@@ -184,11 +188,29 @@ async def view(folders: Folders, request: web.Request) -> web.StreamResponse:
         body = await asyncio.to_thread(_channel, path, query["channel"])
         return web.Response(body=body, content_type="image/png", headers=disposition)
     mime = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-    if mime in _DEFUSED:
+    if mime in _DEFUSED and not guarded:
         mime = "application/octet-stream"
-    response = web.FileResponse(path, headers={**disposition, hdrs.CONTENT_TYPE: mime})
+    headers: dict[str, str] = {hdrs.CONTENT_TYPE: mime}
+    headers |= _guarded_headers(request, path.name) if guarded else disposition
+    response = web.FileResponse(path, headers=headers)
     response[FILE] = path
     return response
+
+
+def _guarded_headers(request: web.Request, name: str) -> dict[str, str]:
+    """Give the headers of a file; what may hold scripts is to be downloaded, but for an SVG that an <img> asks for."""
+    mime = mimetypes.guess_type(name)[0] or ""
+    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+    headers = {"X-Content-Type-Options": "nosniff", hdrs.CONTENT_DISPOSITION: f'filename="{escaped}"'}
+    if mime not in _DEFUSED and not mime.endswith(("+xml", "/xml")):
+        return headers
+    headers |= {hdrs.VARY: "Sec-Fetch-Dest", hdrs.CACHE_CONTROL: "no-store"}
+    if mime == "image/svg+xml" and request.headers.get("Sec-Fetch-Dest") == "image":
+        return headers
+    return headers | {
+        hdrs.CONTENT_TYPE: "application/octet-stream",
+        hdrs.CONTENT_DISPOSITION: f'attachment; filename="{escaped}"',
+    }
 
 
 def _preview(path: Path, wish: str, channel: str) -> tuple[bytes, str]:

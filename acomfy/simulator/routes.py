@@ -234,7 +234,7 @@ class Routes:
     # --- Files -----------------------------------------------------------------------------------------------------
 
     async def _view(self, request: web.Request) -> web.StreamResponse:
-        return await files.view(self._server.folders, request)
+        return await files.view(self._server.folders, request, guarded=self._server.can.guarded_view)
 
     async def _upload_image(self, request: web.Request) -> web.Response:
         response, upload = await files.upload_image(self._server.folders, request)

@@ -21,6 +21,7 @@ from .faults import Faults
 from .files import Folders
 from .image_nodes import image_nodes
 from .ledger import Ledger
+from .media_nodes import media_nodes
 from .model_nodes import CHECKPOINTS, LORAS, model_nodes
 from .nodes import Inputs, Node
 from .queue import Item, PromptQueue
@@ -135,7 +136,8 @@ class SimulatedServer:
         self._publisher: asyncio.Task[None] | None = None
         self._change = asyncio.Event()
         self._waiting = 0
-        self.add_node(*image_nodes(self.folders), *model_nodes(self.models["checkpoints"], self.models["loras"]))
+        self.add_node(*image_nodes(self.folders), *media_nodes())
+        self.add_node(*model_nodes(self.models["checkpoints"], self.models["loras"]))
 
     # --- Starting and stopping -------------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ class Capabilities:
     refuses_cross_site: bool
     dependency_cycle_error: bool
     cancel_routes: bool
+    guarded_view: bool
 
 
 # Name: the first version that has it, and the first that has it no more.
@@ -63,6 +64,7 @@ _SINCE: dict[str, tuple[Version, Version]] = {
     "dependency_cycle_error": ((0, 20, 0), _NEVER),
     "prompt_id_is_uuid": ((0, 25, 0), _NEVER),
     "cancel_routes": ((0, 26, 0), _NEVER),  # #14493
+    "guarded_view": ((0, 33, 0), _NEVER),  # nosniff, and attachments of what may hold scripts; not in 0.26
 }
 
 

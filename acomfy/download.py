@@ -37,7 +37,8 @@ async def parts(opener: Opener, policy: RetryPolicy | None) -> AsyncGenerator[tu
         before = received.furthest
         try:
             async with opener(received.headers()) as response:
-                if received.begin(response.status, response.headers):
+                same = received.begin(response.status, response.headers)
+                if same:
                     async for chunk in response.content.iter_chunked(CHUNK):
                         at = received.size
                         fresh = received.take(chunk)
@@ -45,12 +46,12 @@ async def parts(opener: Opener, policy: RetryPolicy | None) -> AsyncGenerator[tu
                             yield at, fresh
                     if received.is_whole:
                         return
-            failure: HTTPError | ServerUnreachable = _cut_short(response, received)
+            failure: HTTPError | ServerUnreachable = _incomplete(_shown(response), received if same else None)
         except (HTTPError, ServerUnreachable) as exc:
             failure = exc
             if isinstance(exc, HTTPError) and exc.status == UNSATISFIABLE and received.can_go_on:
-                received.start_over()  # the file is shorter now
-                failure = ServerUnreachable(exc.url, "the file changed while it was read", maybe_sent=True)
+                received.start_over()  # it is shorter now
+                failure = _incomplete(exc.url, None)
         went_on = received.furthest > before
         await patience.bear(failure, went_on=went_on, at_once=went_on and received.can_go_on)
 
@@ -83,9 +84,17 @@ class Patience:
             await asyncio.sleep(delay)
 
 
-def _cut_short(response: aiohttp.ClientResponse, received: Received) -> ServerUnreachable:
-    url = str(response.url.with_user(None).with_query(None))
-    return ServerUnreachable(url, f"{received.size} of {received.total} bytes came", maybe_sent=True)
+def _incomplete(url: str, received: Received | None) -> ServerUnreachable:
+    """Say that the end of a body was not the end of the file; None: that it was not the same file any more."""
+    if received is None:
+        reason, hint = "the file changed while it was read", "try again when it is done"
+    else:
+        reason, hint = f"{received.size} of {received.total} bytes came", "does something cut its answers short?"
+    return ServerUnreachable(url, reason, maybe_sent=True, hint=hint)
+
+
+def _shown(response: aiohttp.ClientResponse) -> str:
+    return str(response.url.with_user(None).with_query(None))
 
 
 async def read(opener: Opener, policy: RetryPolicy | None, *, max_size: int) -> bytes:

@@ -125,7 +125,7 @@ def _reader(head: bytes) -> tuple[str, Callable[[Texts], Scan[None]] | None]:
     return "", None
 
 
-# --- What the texts say --------------------------------------------------------------------------------------------
+# --- What the texts say ----------------------------------------------------------------------------------------------
 
 _COMMENTS = ("comment", "usercomment", "imagedescription", "description")
 

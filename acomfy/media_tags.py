@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from .errors import MetadataError
 from .tags import MOST_PARTS, Scan, Texts, decode, take
 
-# --- Vorbis comments: FLAC and Ogg ---------------------------------------------------------------------------------
+# --- Vorbis comments: FLAC and Ogg -----------------------------------------------------------------------------------
 
 
 def read_flac(texts: Texts) -> Scan[None]:
@@ -79,7 +79,7 @@ def _read_vorbis_comments(texts: Texts, data: bytes) -> None:
         at += length
 
 
-# --- ID3: MP3 ------------------------------------------------------------------------------------------------------
+# --- ID3: MP3 --------------------------------------------------------------------------------------------------------
 
 _ENCODINGS = {0: "latin-1", 1: "utf-16", 2: "utf-16-be", 3: "utf-8"}
 
@@ -125,7 +125,7 @@ def _synchsafe(data: bytes) -> int:
     return value
 
 
-# --- Boxes: MP4 and QuickTime --------------------------------------------------------------------------------------
+# --- Boxes: MP4 and QuickTime ----------------------------------------------------------------------------------------
 
 _COMMENT_NAMES = {b"\xa9cmt": "comment", b"\xa9nam": "title", b"\xa9too": "encoder", b"desc": "description"}
 
@@ -225,7 +225,7 @@ def _read_item(texts: Texts, names: list[str], item: bytes, body: bytes) -> None
     texts.add(name, decode(data[8:]))
 
 
-# --- EBML: WebM and Matroska ---------------------------------------------------------------------------------------
+# --- EBML: WebM and Matroska -----------------------------------------------------------------------------------------
 
 _SEGMENT, _CLUSTER, _TAGS, _SEEK_HEAD = 0x18538067, 0x1F43B675, 0x1254C367, 0x114D9B74
 _TAG, _SIMPLE_TAG, _TAG_NAME, _TAG_STRING = 0x7373, 0x67C8, 0x45A3, 0x4487
@@ -301,7 +301,7 @@ def _read_matroska_tags(texts: Texts, data: bytes) -> None:
                 texts.add(decode(parts[_TAG_NAME].rstrip(b"\0")), decode(parts[_TAG_STRING].rstrip(b"\0")))
 
 
-# --- JSON headers: safetensors and GLB -----------------------------------------------------------------------------
+# --- JSON headers: safetensors and GLB -------------------------------------------------------------------------------
 
 
 def read_safetensors(texts: Texts) -> Scan[None]:

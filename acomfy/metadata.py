@@ -95,7 +95,7 @@ async def _read_piece(opener: Opener, policy: RetryPolicy | None, offset: int, l
                 data = await response.content.readexactly(end + 1 - start)
                 return _Piece(offset, data, end + 1 == total, Version.of(response.headers, total))
         except asyncio.IncompleteReadError as exc:
-            await patience.bear(ServerUnreachable("the server", f"{len(exc.partial)} of {exc.expected} bytes came"))
+            raise ProtocolError(f"a part of {exc.expected} bytes ended after {len(exc.partial)}") from None
         except (HTTPError, ServerUnreachable) as exc:
             if isinstance(exc, HTTPError) and exc.status == UNSATISFIABLE:
                 return _Piece(offset, b"", ends=True)

@@ -227,7 +227,7 @@ _STARTS = (
 )
 
 
-# --- Renditions ----------------------------------------------------------------------------------------------------
+# --- Renditions ------------------------------------------------------------------------------------------------------
 
 _PREVIEW = re.compile(r"(webp|jpeg)(?:;([1-9]\d?|100))?")
 
@@ -307,7 +307,7 @@ def _display_node(node_id: str, about: Any) -> str:
     return node_id.partition(".")[0]
 
 
-# --- Names of files to write ---------------------------------------------------------------------------------------
+# --- Names of files to write -----------------------------------------------------------------------------------------
 
 # Control characters, what Windows forbids, and lone surrogates, which no file system takes as UTF-8.
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\ud800-\udfff]')

@@ -19,7 +19,7 @@ from .tags import LARGEST, MOST_PARTS, Scan, Texts, decode, take, too_large
 PNG = b"\x89PNG\r\n\x1a\n"
 EXR = b"\x76\x2f\x31\x01"
 
-# --- PNG -----------------------------------------------------------------------------------------------------------
+# --- PNG -------------------------------------------------------------------------------------------------------------
 
 
 def read_png(texts: Texts) -> Scan[None]:
@@ -68,7 +68,7 @@ def _inflate(data: bytes, room: int) -> bytes:
     return text
 
 
-# --- WEBP and JPEG: EXIF -------------------------------------------------------------------------------------------
+# --- WEBP and JPEG: EXIF ---------------------------------------------------------------------------------------------
 
 
 def read_webp(texts: Texts) -> Scan[None]:
@@ -159,7 +159,7 @@ def _comment(value: bytes, order: str) -> str:
     return rest.decode("utf-16-be" if big else "utf-16-le", "replace").rstrip("\0")
 
 
-# --- OpenEXR and SVG -----------------------------------------------------------------------------------------------
+# --- OpenEXR and SVG -------------------------------------------------------------------------------------------------
 
 
 def read_exr(texts: Texts) -> Scan[None]:

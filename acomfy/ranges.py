@@ -58,6 +58,8 @@ class Received:
         furthest: The most that `size` ever was.
     """
 
+    __slots__ = ("_asked_at", "_skip", "_version", "furthest", "size")
+
     def __init__(self) -> None:
         self.size = self.furthest = 0
         self._version = Version()

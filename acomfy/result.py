@@ -157,7 +157,7 @@ class Output:
         size = f", {len(self._view)} bytes" if self._view is not None else ""
         return f"<Output {self.kind} {self.filename!r} of node {self.node_id}{size}>"
 
-    # --- Reading ---------------------------------------------------------------------------------------------------
+    # --- Reading -----------------------------------------------------------------------------------------------------
 
     async def read(
         self, *, preview: str | None = None, channel: str | None = None, max_size: int = _LARGEST_READ

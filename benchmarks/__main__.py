@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measure all, and write a table, or with ``--json`` data."""
+"""``python -m benchmarks``: measure all, and write a table, with ``--json`` data, with ``--markdown`` the README's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from .report import Row, as_json, table
+from .report import Row, as_json, markdown, table
 from .rows import core, latency, memory, stall, startup, throughput, transfer
 from .scale import FULL, Scale
 
@@ -31,10 +31,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     families = f"measure these alone, of {', '.join(FAMILIES)} (default: all)"
     parser.add_argument("family", nargs="*", choices=[[], *FAMILIES], metavar="FAMILY", help=families)
-    parser.add_argument("--json", action="store_true", help="write JSON instead of a table")
+    written = parser.add_mutually_exclusive_group()
+    written.add_argument("--json", action="store_true", help="write JSON instead of a table")
+    written.add_argument(
+        "--markdown", action="store_true", help="write what is wanted, as the README's table of ratios"
+    )
     arguments = parser.parse_args()
     rows = list(measured(arguments.family or list(FAMILIES)))
-    print(json.dumps(as_json(rows), indent=1) if arguments.json else table(rows))
+    if arguments.json:
+        print(json.dumps(as_json(rows), indent=1))
+    else:
+        print((markdown if arguments.markdown else table)(rows))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ Bytes = bytes | memoryview
 _ID = re.compile(rb'"prompt_id": ?"([0-9a-f-]{36})"')
 _CLIENT = re.compile(rb'"client_id": ?"([^"]*)"')
 _FILE = re.compile(rb"filename=([0-9a-f-]{36})_")
+_UPLOADED = re.compile(rb'filename="([^"]*)"')
 _LENGTH = re.compile(rb"\r\ncontent-length: ?(\d+)", re.IGNORECASE)
 _KEY = re.compile(rb"\r\nsec-websocket-key: ?(\S+)", re.IGNORECASE)
 _CHUNK = 1 << 18
@@ -196,7 +197,7 @@ class LoadServer:
         self._posted = 0
         self._storm: asyncio.TimerHandle | None = None
         self._stormy: Prompt | None = None
-        self._big = b"{}"
+        self._big = {"object_info": b"{}", "history": b"{}"}
         self.begin()
         self._routes: dict[tuple[bytes, bytes], Callable[[Channel, bytes, bytes], None]] = {
             (b"POST", b"prompt"): self._post_prompt,
@@ -206,7 +207,8 @@ class LoadServer:
             (b"GET", b"queue"): self._get_queue,
             (b"GET", b"system_stats"): lambda channel, *_: _answer_json(channel, _STATS),
             (b"GET", b"features"): lambda channel, *_: _answer_json(channel, _FLAGS),
-            (b"GET", b"object_info"): lambda channel, *_: channel.answer(self._big),
+            (b"GET", b"object_info"): lambda channel, *_: channel.answer(self._big["object_info"]),
+            (b"POST", b"upload"): self._post_upload,
             (b"POST", b"queue"): lambda channel, *_: channel.answer(),
             (b"POST", b"interrupt"): lambda channel, *_: channel.answer(),
             (b"GET", b"benchmark"): lambda channel, *_: _answer_json(channel, self.seen()),
@@ -223,7 +225,7 @@ class LoadServer:
         * ``cut``: break all WebSockets; with ``ends`` all that waits ends unheard;
         * ``storm``: send previews of the oldest waiting prompt, ``bytes`` each, ``rate`` a second, and let no other
           wait; 0 ends it and its prompt;
-        * ``big``: have ``/object_info`` answer with so many ``bytes``.
+        * ``big``: have ``/object_info`` and ``/history`` answer with about so many ``bytes``.
         """
         data = json.loads(body or b"{}")
         match target.rpartition(b"/")[2]:
@@ -237,7 +239,7 @@ class LoadServer:
             case b"storm":
                 self._start_storm(**data)
             case b"big":
-                self._big = _object_info(data["bytes"])
+                self._big = {"object_info": _object_info(data["bytes"]), "history": _histories(data["bytes"])}
         channel.answer()
 
     def begin(self, *, jobs: int = 1, backlog: int = 0, delay: float = 0.0, pause: float = 0.0, **plan: Any) -> None:
@@ -344,7 +346,14 @@ class LoadServer:
         name = _FILE.search(target)
         channel.answer(head.replace(PROMPT_ID, name[1] if name else PROMPT_ID), rest, content_type=b"image/png")
 
+    def _post_upload(self, channel: Channel, target: bytes, body: bytes) -> None:
+        name = _UPLOADED.search(body, 0, 2000)
+        stored = {"name": name[1].decode() if name else "", "subfolder": "", "type": "input"}
+        _answer_json(channel, {**stored, "bytes": len(body)})
+
     def _get_history(self, channel: Channel, target: bytes, body: bytes) -> None:
+        if b"/history/" not in target:
+            return channel.answer(self._big["history"])
         prompt_id = target.rpartition(b"/")[2]
         prompt = self._done.get(prompt_id)
         channel.answer(b"{}" if prompt is None else _history(prompt.plan).replace(PROMPT_ID, prompt_id))
@@ -421,6 +430,13 @@ def _history(plan: Plan) -> bytes:
         "meta": {},
     }
     return json.dumps({prompt_id: entry}).encode()
+
+
+def _histories(size: int) -> bytes:
+    """Write history entries of about so many bytes."""
+    entry = _history(Plan())[1:-1]
+    ids = (str(uuid.UUID(int=number)).encode() for number in range(size // len(entry)))
+    return b"{%s}" % b", ".join(entry.replace(PROMPT_ID, prompt_id) for prompt_id in ids)
 
 
 def _object_info(size: int) -> bytes:

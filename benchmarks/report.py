@@ -126,6 +126,28 @@ def table(rows: Iterable[Row]) -> str:
     return "\n".join([*text, "", ", ".join(f"{package} {number}" for package, number in versions().items())])
 
 
+def markdown(rows: Iterable[Row]) -> str:
+    """Write what is wanted of the rows as a table for the README: ratios alone, since times are a machine's own.
+
+    Where a row has no ratio, its value is given as a part of the one that is wanted.
+    """
+    lines = ["| | against | ratio | wanted | at 10x |", "| --- | --- | ---: | ---: | ---: |"]
+    for row in rows:
+        if row.wanted:
+            against, ratio, wanted = _as_ratio(row)
+            growth = "" if row.growth is None else f"{row.growth:.2f}"
+            lines.append(f"| {row.name} | {against} | {ratio:.2f} | {wanted} | {growth} |")
+    return "\n".join(lines)
+
+
+def _as_ratio(row: Row) -> tuple[str, float, str]:
+    """Give whom a row is compared with, the ratio, and what is wanted of it."""
+    if row.ratio is not None:
+        return row.against, row.ratio, row.wanted
+    bound = float(row.wanted.split()[1])
+    return f"{_number(bound)} {row.unit} at most", row.value / bound, "<= 1.0"
+
+
 def _cells(row: Row) -> tuple[str, ...]:
     met = {None: "", True: "ok", False: "MISSED"}[row.met]
     other = "" if row.other is None else f"{row.against} {_number(row.other)}"

@@ -15,7 +15,7 @@ from benchmarks import control
 from benchmarks.__main__ import FAMILIES, measured
 from benchmarks.graphs import workflow
 from benchmarks.load_server import Channel, LoadServer
-from benchmarks.report import Row, as_json, table
+from benchmarks.report import Row, as_json, markdown, table
 from benchmarks.rows.core import payloads
 from benchmarks.rows.throughput import drive
 from benchmarks.scale import KB, TINY
@@ -69,6 +69,17 @@ async def test_each_side_gets_each_prompt_its_own_picture(side: str, stream: boo
         assert seen["waiting"] == 0
 
 
+async def test_the_load_server_takes_uploads_and_has_large_answers() -> None:
+    async with load_server() as url, SIDES["acomfy"](url) as connected:
+        assert connected.client is not None
+        api = connected.client.api
+        stored = await api.upload_image(bytes(300 * KB), "a.png")
+        assert stored.name == "a.png" and stored.raw["bytes"] > 300 * KB
+        await asyncio.to_thread(control.tell, url, "big", bytes=100 * KB)
+        assert len(await api.get_object_info()) > 50
+        assert len(await api.get_histories(max_items=1000)) > 50
+
+
 async def test_acomfy_reads_no_history_of_the_load_server() -> None:
     async with load_server() as url, SIDES["acomfy"](url) as connected:
         await asyncio.to_thread(control.begin, url, jobs=20)
@@ -94,6 +105,20 @@ def test_every_family_gives_rows_that_can_be_written(capsys: pytest.CaptureFixtu
     text = table(rows)
     assert all(row.name in text for row in rows)
     assert "MB/s" in text
+    wanted = [row for row in rows if row.wanted]
+    assert len(markdown(rows).splitlines()) == 2 + len(wanted)
+
+
+def test_the_readme_s_table_has_ratios_alone() -> None:
+    rows = [
+        Row("family", "fast", 3.0, "1/s", "floor", 2.0, 1.5, 1.02, ">= 0.95"),
+        Row("family", "small", 1024.0, "B", wanted="<= 4096"),
+        Row("family", "nobody asked", 1.0, "s"),
+    ]
+    assert markdown(rows).splitlines()[2:] == [
+        "| fast | floor | 1.50 | >= 0.95 | 1.02 |",
+        "| small | 4,096 B at most | 0.25 | <= 1.0 |  |",
+    ]
 
 
 @pytest.mark.parametrize(

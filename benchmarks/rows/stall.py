@@ -1,8 +1,9 @@
 """How long the event loop stands still while large things arrive, are decoded, saved and sent.
 
 Two things cannot be divided: aiohttp joins a large message in one step, and a JSON body is parsed in one. The first is
-measured by aiohttp with nothing around it and taken off, the second is given for each MB. Of several runs that with
-the shortest stall counts: what else the machine did is no stall of the library.
+measured by aiohttp with nothing around it, the second by orjson, and taken off; the second is given for each MB too. Of
+several runs that with the shortest stall counts: what else the machine did is no stall of the library. The growth is
+from a tenth of the size to it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from acomfy import Client, Output
 
@@ -25,6 +28,7 @@ from ..worker import Server, Task, Worker
 from .transfer import raw
 
 FAMILY = "stall"
+_WANTED = "<= 10"
 _TICK, _RUNS = 0.001, 3
 
 
@@ -94,8 +98,33 @@ async def posted(connected: Connected, *, size: int) -> Result:
 
 
 async def asked(connected: Connected) -> Result:
-    """Read node definitions, which are one JSON body."""
-    return {"is read": (await stalled(_client(connected).api.get_object_info()))[1]}
+    """Read node definitions and a history, each of which is one JSON body; then parse the same again."""
+    api, stalls = _client(connected).api, {}
+    reads: dict[str, Callable[[], Awaitable[Any]]] = {
+        "object_info": api.get_object_info,
+        "history": lambda: api.get_histories(max_items=1_000_000),
+    }
+    for what, read in reads.items():
+        answer, stalls[what] = await stalled(read())
+        body = orjson.dumps(answer)
+        del answer
+        start = time.perf_counter()
+        orjson.loads(body)
+        stalls[f"{what}, parsed"] = (time.perf_counter() - start) * 1000
+    return stalls
+
+
+async def uploaded(connected: Connected, *, size: int) -> Result:
+    """Upload so many bytes, and a file of as many."""
+    api, content = _client(connected).api, bytes(size)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "input.png")
+        await asyncio.to_thread(path.write_bytes, content)
+        uploads: dict[str, Callable[[], Awaitable[Any]]] = {
+            "of bytes": lambda: api.upload_image(content, "input.png"),
+            "from a file": lambda: api.upload_image(path, "input.png"),
+        }
+        return {what: (await stalled(upload()))[1] for what, upload in uploads.items()}
 
 
 def _client(connected: Connected) -> Client:
@@ -105,34 +134,63 @@ def _client(connected: Connected) -> Client:
 
 
 def rows(scale: Scale) -> Iterator[Row]:
-    """Measure a large picture both ways, then a large prompt, then a large body of JSON."""
-    size, wanted = scale.big, "<= 10"
+    """Measure a large picture both ways, then a large upload, a large prompt, and large bodies of JSON."""
     with Server() as server, Worker("acomfy", server.url) as ours, Worker("floor", server.url) as theirs:
         for name, task, stream in (("a streamed picture", streamed, True), ("a file", viewed, False)):
-            begin(server.url, stream=stream, steps=1, picture=size, decodable=True)
-            found = [_shortest(worker, task) for worker in (ours, theirs)]
-            for what, stall in found[0].items():
-                floor = found[1].get(what)
-                label = f"{name} of {size / MB:.0f} MB {what}"
-                if floor is None:
-                    yield Row(FAMILY, label, stall, "ms", wanted=wanted)
-                else:
-                    label = f"{label}, above aiohttp's own"
-                    yield Row(FAMILY, label, max(0.0, stall - floor), "ms", "aiohttp", floor, wanted=wanted)
+            yield from _pictures(scale, server, ours, theirs, name, task, stream)
         begin(server.url, stream=True, steps=1)
-        posting = _shortest(ours, posted, size=size // 2)["is posted"]
-        yield Row(FAMILY, f"a prompt of {size / 2 / MB:.0f} MB is posted, each MB", posting / (size / 2 / MB), "ms")
-        few, many = (_json_stall(server, ours, part) for part in (size // 100, size // 10))
-        name = f"{size / 10 / MB:.0f} MB of object_info are read, each MB"
-        yield Row(FAMILY, name, many / (size / 10 / MB), "ms", growth=many / few)
+        yield from _uploads(ours, scale.big // 2)
+        yield _post(ours, scale.big // 2)
+        yield from _asked(server, ours, scale.big // 10)
+
+
+def _pictures(
+    scale: Scale, server: Server, ours: Worker, theirs: Worker, name: str, task: Task, stream: bool
+) -> Iterator[Row]:
+    begin(server.url, stream=stream, steps=1, picture=scale.big // 10, decodable=True)
+    few = _shortest(ours, task)
+    begin(server.url, stream=stream, steps=1, picture=scale.big, decodable=True)
+    found = [_shortest(worker, task) for worker in (ours, theirs)]
+    for what, stall in found[0].items():
+        floor, growth = found[1].get(what), stall / few[what]
+        label = f"{name} of {_size(scale.big)} {what}"
+        if floor is None:
+            yield Row(FAMILY, label, stall, "ms", growth=growth, wanted=_WANTED)
+        else:
+            label, above = f"{label}, above aiohttp's own", max(0.0, stall - floor)
+            yield Row(FAMILY, label, above, "ms", "aiohttp", floor, growth=growth, wanted=_WANTED)
+
+
+def _uploads(worker: Worker, size: int) -> Iterator[Row]:
+    few, many = (_shortest(worker, uploaded, size=part) for part in (size // 10, size))
+    for what, stall in many.items():
+        yield Row(FAMILY, f"an upload of {_size(size)} {what}", stall, "ms", growth=stall / few[what], wanted=_WANTED)
+
+
+def _post(worker: Worker, size: int) -> Row:
+    few, many = (_shortest(worker, posted, size=part)["is posted"] for part in (size // 10, size))
+    return Row(FAMILY, f"a prompt of {_size(size)} is posted, each MB", many / (size / MB), "ms", growth=many / few)
+
+
+def _asked(server: Server, worker: Worker, size: int) -> Iterator[Row]:
+    found = []
+    for part in (size // 10, size):
+        tell(server.url, "big", bytes=part)
+        found.append(_shortest(worker, asked))
+    few, many = found
+    for what in ("object_info", "history"):
+        stall, parsing = many[what], many[f"{what}, parsed"]
+        growth, name = stall / few[what], f"{_size(size)} of {what} is read"
+        above = max(0.0, stall - parsing)
+        yield Row(FAMILY, f"{name}, above parsing it", above, "ms", "orjson.loads", parsing, wanted=_WANTED)
+        yield Row(FAMILY, f"{name}, each MB", stall / (size / MB), "ms", growth=growth)
+
+
+def _size(size: int) -> str:
+    return f"{size / MB:.0f} MB"
 
 
 def _shortest(worker: Worker, task: Task, **arguments: Any) -> dict[str, float]:
     """Give the shortest of the longest stalls of several runs."""
     runs = [worker.run(task, **arguments) for _ in range(_RUNS)]
     return {what: min(run[what] for run in runs) for what in runs[0]}
-
-
-def _json_stall(server: Server, worker: Worker, size: int) -> float:
-    tell(server.url, "big", bytes=size)
-    return _shortest(worker, asked)["is read"]

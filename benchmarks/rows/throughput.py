@@ -6,6 +6,7 @@ Half of what is in flight waits in the server's queue, so that as many prompts a
 from __future__ import annotations
 
 import asyncio
+import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -82,20 +83,33 @@ def _against_floor(scale: Scale, url: str, ours: Worker, theirs: Worker, way: st
         rates[in_flight] = compared(FAMILY, f"jobs, {what}", "1/s", pairs, "rate", "floor", wanted=wanted[0])
         costs[in_flight] = compared(FAMILY, f"CPU a job, {what}", "us", pairs, "cpu", "floor", wanted=wanted[1])
     for in_flight in scale.levels:
-        for row in (rates, costs):
-            grown = row.get(10 * in_flight)
-            yield (
-                row[in_flight] if grown is None else replace(row[in_flight], growth=grown.value / row[in_flight].value)
+        many = 10 * in_flight
+        if many > max(scale.levels):
+            yield from (rates[in_flight], costs[in_flight])
+            continue
+        if many in rates:
+            rate, cost = rates[many].value, costs[many].value
+        else:
+            rate, cost = _grown(
+                scale, url, ours, jobs=max(many, scale.levels[in_flight]), in_flight=many, stream=stream
             )
+        yield replace(rates[in_flight], growth=rate / rates[in_flight].value)
+        yield replace(costs[in_flight], growth=cost / costs[in_flight].value)
     arguments = {"url": url, "jobs": scale.levels[_few(costs)], "in_flight": _few(costs), "stream": stream}
     arguments["preview"] = _PREVIEW
     pairs = interleaved(partial(_round, ours, **arguments), partial(_round, theirs, **arguments), scale, rounds=3)
     what = f"{way}, {_few(costs)} in flight, a preview of {_PREVIEW // KB} KB a step"
     yield compared(FAMILY, f"jobs, {what}", "1/s", pairs, "rate", "floor")
     yield compared(FAMILY, f"CPU a job, {what}", "us", pairs, "cpu", "floor")
-    many, few = costs[max(costs)].value, costs[_few(costs)].value
+    most, least = costs[max(costs)].value, costs[_few(costs)].value
     name = f"CPU a job, {way}, {max(costs):,} in flight"
-    yield Row(FAMILY, name, many, "us", f"{_few(costs)} in flight", few, many / few, wanted="<= 1.10")
+    yield Row(FAMILY, name, most, "us", f"{_few(costs)} in flight", least, most / least, wanted="<= 1.10")
+
+
+def _grown(scale: Scale, url: str, worker: Worker, **arguments: Any) -> tuple[float, float]:
+    """Measure jobs a second and CPU a job where no other side is asked."""
+    rounds = [_round(worker, url, **arguments) for _ in range(min(3, scale.rounds))]
+    return statistics.median(each["rate"] for each in rounds), statistics.median(each["cpu"] for each in rounds)
 
 
 def _few(costs: dict[int, Row]) -> int:

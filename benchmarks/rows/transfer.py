@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ FAMILY = "transfer"
 _STREAMED, _READ, _VIEW, _DISK = "streamed", "streamed, read() as bytes", "/view to memory", "/view to disk"
 _WAYS = (_STREAMED, _READ, _VIEW, _DISK)
 _CHUNK = 256 * KB
+_LARGEST = 200 * MB
 _PEAK = Path("/proc/self/clear_refs")
 
 Move = Callable[[Graph, Path], Awaitable[object]]
@@ -139,9 +141,12 @@ def _moved(scale: Scale, url: str, ours: Worker, theirs: Worker, way: str) -> It
     for size, pictures in scale.pictures.items():
         arguments: dict[str, Any] = {"url": url, "way": way, "pictures": pictures, "size": size}
         pairs = interleaved(partial(_round, ours, **arguments), partial(_round, theirs, **arguments), scale, rounds=3)
+        grown = _round(ours, **{**arguments, "size": 10 * size}) if size <= _LARGEST // 10 else None
         judged = (way, size) == (_STREAMED, 16 * MB)
         name = f"{way}, {size // KB:,} KB" if size < MB else f"{way}, {size // MB} MB"
-        yield compared(FAMILY, name, "MB/s", pairs, "rate", "aiohttp", wanted=">= 0.95" if judged else "")
+        rate = compared(FAMILY, name, "MB/s", pairs, "rate", "aiohttp", wanted=">= 0.95" if judged else "")
+        yield replace(rate, growth=grown["rate"] / rate.value if grown else None)
         if _PEAK.exists() and size >= MB:
             wanted = "<= 1.20" if judged else ""
-            yield compared(FAMILY, f"{name}, peak memory", "MB", pairs, "peak", "aiohttp", wanted=wanted)
+            peak = compared(FAMILY, f"{name}, peak memory", "MB", pairs, "peak", "aiohttp", wanted=wanted)
+            yield replace(peak, growth=grown["peak"] / peak.value if grown else None)

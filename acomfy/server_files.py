@@ -119,12 +119,12 @@ class ServerFiles:
                 ``--enable-assets``.
         """
         self._open()
+        wanted, one_of, unwanted = set(tags_all or ()), set(tags_any or ()), set(tags_none or ())
         after, offset = None, 0
         while True:
             page = await self.api.get_assets(
-                tags_all=tags_all,
-                tags_any=tags_any,
-                tags_none=tags_none,
+                include_tags=wanted or None,  # servers before 0.32 know these names alone
+                exclude_tags=unwanted or None,
                 name_contains=name_contains,
                 limit=_PAGE,
                 after=after,
@@ -132,7 +132,9 @@ class ServerFiles:
             )
             found = [server_info.read_asset(asset) for asset in page.get("assets", ())]
             for asset in found:
-                yield asset
+                tags = set(asset.tags)
+                if wanted <= tags and not unwanted & tags and (not one_of or one_of & tags):
+                    yield asset
             after, offset = page.get("next_cursor"), offset + len(found)
             if not found or not (after or page.get("has_more")):
                 return

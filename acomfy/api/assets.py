@@ -44,6 +44,8 @@ class AssetRoutes(Routes):
         tags_all: Collection[str] | None = None,
         tags_any: Collection[str] | None = None,
         tags_none: Collection[str] | None = None,
+        include_tags: Collection[str] | None = None,
+        exclude_tags: Collection[str] | None = None,
         name_contains: str | None = None,
         metadata_filter: Mapping[str, Any] | None = None,
         hash: str | None = None,
@@ -58,7 +60,9 @@ class AssetRoutes(Routes):
         """List assets, a page at a time (``GET /api/assets``, since 0.9.0).
 
         Args:
-            tags_all, tags_any, tags_none: Tags that an asset must all have, of which it must have one, must have none.
+            tags_all, tags_any, tags_none: Tags that an asset must all have, of which it must have one, must have none
+                (since 0.32.0; older servers do not look at them).
+            include_tags, exclude_tags: The same as ``tags_all`` and ``tags_none``, under the names of older servers.
             metadata_filter: Entries of its ``user_metadata``.
             hash, job_ids: Of this content; made by these prompts. Not every server looks at them.
             limit: 1 to 500; None: 20.
@@ -74,6 +78,8 @@ class AssetRoutes(Routes):
             tags_all=tags_all,
             tags_any=tags_any,
             tags_none=tags_none,
+            include_tags=include_tags,
+            exclude_tags=exclude_tags,
             name_contains=name_contains,
             metadata_filter=_json(metadata_filter),
             hash=hash,
@@ -99,7 +105,7 @@ class AssetRoutes(Routes):
     async def view_asset(
         self, asset_id: str, *, disposition: Literal["attachment", "inline"] | None = None, user: str | None = None
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-        """Open the content of an asset for reading (``GET /api/assets/{id}/content``, since 0.9.0): always all of it.
+        """Open the content of an asset for reading (``GET /api/assets/{id}/content``, since 0.12.0): always all of it.
 
         Raises:
             HTTPError: 404 when there is no such asset, or its file is gone.
@@ -123,7 +129,7 @@ class AssetRoutes(Routes):
         limit: int | None = None,
         user: str | None = None,
     ) -> shapes.AssetCreated:
-        """Store a file as an asset (``POST /api/assets``, since 0.9.0).
+        """Store a file as an asset (``POST /api/assets``, since 0.12.0).
 
         Args:
             file, filename, limit: As for `upload_image`; the server stores it under its hash.
@@ -176,13 +182,13 @@ class AssetRoutes(Routes):
         preview_id: str | None = None,
         user: str | None = None,
     ) -> shapes.Asset:
-        """Change an asset's name, metadata or preview; None leaves it (``PUT /api/assets/{id}``, since 0.9.0)."""
+        """Change an asset's name, metadata or preview; None leaves it (``PUT /api/assets/{id}``, since 0.12.0)."""
         metadata = None if user_metadata is None else dict(user_metadata)
         body = given(name=name, user_metadata=metadata, preview_id=preview_id)
         return cast(shapes.Asset, await self._changed("PUT", f"/api/assets/{segment(asset_id)}", body, user))
 
     async def delete_asset(self, asset_id: str, *, user: str | None = None) -> None:
-        """Forget an asset; its file stays (``DELETE /api/assets/{id}``, since 0.9.0).
+        """Forget an asset; its file stays (``DELETE /api/assets/{id}``, since 0.12.0).
 
         Raises:
             HTTPError: 404 when there is none.
@@ -192,14 +198,14 @@ class AssetRoutes(Routes):
     async def post_asset_tags(
         self, asset_id: str, tags: Collection[str], *, user: str | None = None
     ) -> shapes.TagsChanged:
-        """Give an asset more tags (``POST /api/assets/{id}/tags``, since 0.9.0)."""
+        """Give an asset more tags (``POST /api/assets/{id}/tags``, since 0.12.0)."""
         path, body = f"/api/assets/{segment(asset_id)}/tags", {"tags": list(tags)}
         return cast(shapes.TagsChanged, await self._changed("POST", path, body, user))
 
     async def delete_asset_tags(
         self, asset_id: str, tags: Collection[str], *, user: str | None = None
     ) -> shapes.TagsChanged:
-        """Take tags from an asset (``DELETE /api/assets/{id}/tags``, since 0.9.0)."""
+        """Take tags from an asset (``DELETE /api/assets/{id}/tags``, since 0.12.0)."""
         path, body = f"/api/assets/{segment(asset_id)}/tags", {"tags": list(tags)}
         return cast(shapes.TagsChanged, await self._changed("DELETE", path, body, user))
 
@@ -228,6 +234,8 @@ class AssetRoutes(Routes):
         tags_all: Collection[str] | None = None,
         tags_any: Collection[str] | None = None,
         tags_none: Collection[str] | None = None,
+        include_tags: Collection[str] | None = None,
+        exclude_tags: Collection[str] | None = None,
         name_contains: str | None = None,
         metadata_filter: Mapping[str, Any] | None = None,
         limit: int | None = None,
@@ -241,6 +249,8 @@ class AssetRoutes(Routes):
             tags_all=tags_all,
             tags_any=tags_any,
             tags_none=tags_none,
+            include_tags=include_tags,
+            exclude_tags=exclude_tags,
             name_contains=name_contains,
             metadata_filter=_json(metadata_filter),
             limit=limit,
@@ -250,7 +260,7 @@ class AssetRoutes(Routes):
     async def post_assets_seed(
         self, roots: Collection[str] | None = None, *, wait: bool = False, user: str | None = None
     ) -> shapes.Scan:
-        """Have the server look for new files (``POST /api/assets/seed``, since 0.9.0).
+        """Have the server look for new files (``POST /api/assets/seed``, since 0.12.0).
 
         ``status`` is ``started``, ``already_running``, or with ``wait`` ``completed``.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -18,8 +17,12 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from . import files
+from .assets import AssetRoutes
+from .internal import InternalRoutes
+from .introspection import IntrospectionRoutes
 from .jobs import JobRoutes, is_canonical_uuid
 from .queue import Item
+from .users import UserRoutes
 from .validation import error, validate
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ class Routes:
 
     def __init__(self, server: SimulatedServer) -> None:
         self._server = server
+        self._assets = AssetRoutes(server)
 
     def application(self) -> web.Application:
         """Build the web application."""
@@ -52,7 +56,8 @@ class Routes:
             app.router.add_route(method, path, handler)
             app.router.add_route(method, f"/api{path}", handler)
         JobRoutes(server).add_to(app)
-        app.router.add_patch("/internal/logs/subscribe", self._subscribe_logs)
+        self._assets.add_to(app)
+        InternalRoutes(server).add_to(app)
         app.router.add_get("/", self._front_page)
         app.router.add_get("/{path:.*}", self._not_found)
         return app
@@ -64,16 +69,8 @@ class Routes:
             ("/history", self._get_history),
             ("/history/{prompt_id}", self._get_history_of),
             ("/view", self._view),
-            ("/object_info", self._object_info),
-            ("/object_info/{class_type}", self._object_info_of),
-            ("/system_stats", self._system_stats),
-            ("/embeddings", self._embeddings),
-            ("/models", self._models),
-            ("/models/{folder}", self._models_in),
-            ("/extensions", self._extensions),
+            *IntrospectionRoutes(self._server).table(),
         ]
-        if self._server.can.feature_flags:
-            get.append(("/features", self._features))
         post: list[tuple[str, Handler]] = [
             ("/prompt", self._post_prompt),
             ("/queue", self._post_queue),
@@ -86,6 +83,7 @@ class Routes:
         return [
             *((method, path, handler) for path, handler in get for method in ("GET", "HEAD")),
             *(("POST", path, handler) for path, handler in post),
+            *UserRoutes(self._server).table(),
         ]
 
     # --- Around every request --------------------------------------------------------------------------------------
@@ -245,59 +243,17 @@ class Routes:
         return self._uploaded(response, upload)
 
     def _uploaded(self, response: web.Response, upload: dict[str, Any]) -> web.Response:
-        if upload:
-            self._server.uploads.append(upload)
-        return response
-
-    # --- What the server is and has --------------------------------------------------------------------------------
-
-    async def _object_info(self, request: web.Request) -> web.Response:
-        return web.json_response({name: node.object_info() for name, node in self._server.classes.items()})
-
-    async def _object_info_of(self, request: web.Request) -> web.Response:
-        node = self._server.classes.get(request.match_info["class_type"])
-        return web.json_response({} if node is None else {node.class_type: node.object_info()})
-
-    async def _features(self, request: web.Request) -> web.Response:
-        return web.json_response(self._server.features())
-
-    async def _system_stats(self, request: web.Request) -> web.Response:
-        memory = 16 * 2**30
-        system = {
-            "os": "posix",
-            "ram_total": memory,
-            "ram_free": memory,
-            "comfyui_version": self._server.version,
-            "required_frontend_version": "1.27.10",
-            "installed_templates_version": None,
-            "required_templates_version": "0.1.95",
-            "python_version": sys.version,
-            "pytorch_version": "simulated",
-            "embedded_python": False,
-            "argv": ["main.py"],
-        }
-        device = {"name": "cpu", "type": "cpu", "index": None, "vram_total": memory, "vram_free": memory}
-        device |= {"torch_vram_total": memory, "torch_vram_free": memory}
-        return web.json_response({"system": system, "devices": [device]})
-
-    async def _embeddings(self, request: web.Request) -> web.Response:
-        return web.json_response([])
-
-    async def _models(self, request: web.Request) -> web.Response:
-        return web.json_response(list(self._server.models))
-
-    async def _models_in(self, request: web.Request) -> web.Response:
-        models = self._server.models.get(request.match_info["folder"])
-        return web.Response(status=404) if models is None else web.json_response(models)
-
-    async def _subscribe_logs(self, request: web.Request) -> web.Response:
-        body = await request.json()
-        readers = self._server.sockets.log_readers
-        (readers.add if body["enabled"] else readers.discard)(body["clientId"])
-        return web.Response()
-
-    async def _extensions(self, request: web.Request) -> web.Response:
-        return web.json_response([])
+        if not upload:
+            return response
+        self._server.uploads.append(upload)
+        folder, name = upload["type"], upload["name"]
+        path = self._server.folders.paths[folder] / upload["subfolder"] / name
+        if not self._server.assets or not path.is_file():
+            return response
+        asset = self._assets.add(path, name, [folder, "uploaded"]).shown()
+        shown = {key: asset[key] for key in ("id", "name", "asset_hash", "size", "mime_type", "tags")}
+        answer = {key: upload[key] for key in ("name", "subfolder", "type")}
+        return web.json_response({**answer, "asset": shown})
 
 
 def _foreign(host: str | None, origin: str | None) -> bool:

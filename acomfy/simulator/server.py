@@ -66,6 +66,8 @@ class SimulatedServer:
         cache_size: How many nodes an ``lru`` cache keeps.
         clock: The time that nodes take and timestamps tell; a `VirtualClock` makes hours pass at once.
         output_dir: Where SaveImage saves; None is a temporary directory that goes when the server is closed.
+        multi_user: As with ``--multi-user``: user data belongs to the user whom the ``comfy-user`` header names.
+        assets: As with ``--enable-assets``: the server knows files by their content and tags.
 
     Attributes:
         prompts: The body of every ``POST /prompt`` that was queued, in order.
@@ -78,6 +80,10 @@ class SimulatedServer:
         clock: The time that passes for prompts.
         scripts: What `on` made.
         models: Model files by folder; CheckpointLoaderSimple and LoraLoader offer ``checkpoints`` and ``loras``.
+        model_metadata: What model files say of themselves, by folder and file name.
+        model_previews: WEBP pictures of model files, by folder and file name.
+        subgraphs: Published subgraphs by name, each as JSON text.
+        node_replacements: What is put in place of old node classes, as ``GET /node_replacements`` tells.
     """
 
     def __init__(
@@ -94,6 +100,8 @@ class SimulatedServer:
         cache_size: int = 100,
         clock: Clock | None = None,
         output_dir: str | Path | None = None,
+        multi_user: bool = False,
+        assets: bool = False,
     ) -> None:
         self.host = host
         self.port = port
@@ -109,6 +117,12 @@ class SimulatedServer:
         self.models: dict[str, list[str]] = {folder: [] for folder in _MODEL_FOLDERS}
         self.models["checkpoints"] += CHECKPOINTS
         self.models["loras"] += LORAS
+        self.model_metadata: dict[tuple[str, str], dict[str, Any]] = {}
+        self.model_previews: dict[tuple[str, str], bytes] = {}
+        self.subgraphs: dict[str, str] = {}
+        self.node_replacements: dict[str, list[dict[str, Any]]] = {}
+        self.multi_user = multi_user
+        self.assets = assets
         self.classes: dict[str, Node] = {}
         self.folders = Folders()
         self.sockets = Sockets(lambda: len(self.queue), self.features, self.notify, negotiates=self.can.feature_flags)
@@ -322,9 +336,19 @@ class SimulatedServer:
         """Whether the worker still takes prompts: an exception from outside a node ends it, as it does ComfyUI's."""
         return self._worker.alive
 
+    @property
+    def user_folder(self) -> Path:
+        """Where users' files are; it goes when the server is closed."""
+        if self._base is None:
+            raise RuntimeError("the server has no folders before it is started")
+        return self._base / "user"
+
     def features(self) -> dict[str, Any]:
         """Give the server's feature flags."""
-        return {"supports_preview_metadata": True, "max_upload_size": self.max_upload_size}
+        features: dict[str, Any] = {"supports_preview_metadata": True, "max_upload_size": self.max_upload_size}
+        if self.can.node_replacements:
+            features |= {"node_replacements": True, "assets": self.assets}
+        return features
 
     def count(self, method: str, path: str) -> None:
         """Enter a request into the books."""

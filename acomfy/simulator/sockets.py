@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -36,6 +37,8 @@ class Sockets:
         by_sid: The socket that gets a client id's messages.
         flags: The feature flags of a client id's socket.
         open: Every open socket, also those that get nothing, with its request.
+        log_readers: The client ids that the log is sent to.
+        logs: What was written last.
         delivering: Cleared while nothing is to be sent.
         changes: What a fault does to the messages that wait at the same time.
     """
@@ -52,6 +55,7 @@ class Sockets:
         self.flags: dict[str, Any] = {}
         self.open: dict[web.WebSocketResponse, web.Request] = {}
         self.log_readers: set[str] = set()
+        self.logs: deque[dict[str, str]] = deque(maxlen=300)
         self.executing_client: Any = None
         self.executing_node: str | None = None
         self._queue_remaining = queue_remaining
@@ -70,9 +74,11 @@ class Sockets:
         self._outgoing.put_nowait((event, sid))
 
     def log(self, line: str) -> None:
-        """Write a line of the server's log, for those who subscribed to it."""
-        for sid in self.log_readers & self.by_sid.keys():
-            entry = {"t": datetime.now().isoformat(), "m": line}
+        """Write a line of the server's log, for those who subscribed to it; who has no socket now must do so anew."""
+        entry = {"t": datetime.now().isoformat(), "m": line}
+        self.logs.append(entry)
+        self.log_readers &= self.by_sid.keys()
+        for sid in self.log_readers:
             self.send(Logs((entry,)), sid)
 
     async def publish(self) -> None:

@@ -39,6 +39,13 @@ class Capabilities:
     refuses_cross_site: bool
     dependency_cycle_error: bool
     cancel_routes: bool
+    global_subgraphs: bool
+    node_replacements: bool
+    marked_file_names: bool
+    userdata_in_milliseconds: bool
+    asset_cursors: bool
+    model_extensions: bool
+    asset_tag_names: bool
     guarded_view: bool
 
 
@@ -64,6 +71,13 @@ _SINCE: dict[str, tuple[Version, Version]] = {
     "dependency_cycle_error": ((0, 20, 0), _NEVER),
     "prompt_id_is_uuid": ((0, 25, 0), _NEVER),
     "cancel_routes": ((0, 26, 0), _NEVER),  # #14493
+    "global_subgraphs": ((0, 3, 67), _NEVER),
+    "node_replacements": ((0, 14, 0), _NEVER),
+    "marked_file_names": ((0, 20, 0), _NEVER),  # GET /internal/files: "x.png [output]"
+    "userdata_in_milliseconds": ((0, 21, 0), _NEVER),  # full_info; before: seconds
+    "asset_cursors": ((0, 25, 0), _NEVER),
+    "model_extensions": ((0, 28, 0), _NEVER),  # GET /experiment/models
+    "asset_tag_names": ((0, 32, 0), _NEVER),  # tags_all, tags_any, tags_none; before: include_tags, exclude_tags
     "guarded_view": ((0, 33, 0), _NEVER),  # nosniff, and attachments of what may hold scripts; not in 0.26
 }
 

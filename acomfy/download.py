@@ -9,6 +9,7 @@ a server that breaks it always at the same place is given up.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
@@ -27,10 +28,15 @@ CHUNK = 1 << 18
 UNSATISFIABLE = 416
 
 
-async def parts(opener: Opener, policy: RetryPolicy | None) -> AsyncGenerator[tuple[int, bytes], None]:
+async def parts(
+    opener: Opener, policy: RetryPolicy | None, *, max_size: float = math.inf
+) -> AsyncGenerator[tuple[int, bytes], None]:
     """Yield the file as ``(offset, bytes)``, one behind the other; at offset 0 again when it must be taken anew.
 
     That is the case when the connection broke and the server cannot give the rest, or the file changed meanwhile.
+
+    Raises:
+        ProtocolError: It is larger than ``max_size`` bytes, as the server says or as it turns out.
     """
     received, patience = Received(), Patience(policy)
     while True:
@@ -39,9 +45,11 @@ async def parts(opener: Opener, policy: RetryPolicy | None) -> AsyncGenerator[tu
             async with opener(received.headers()) as response:
                 same = received.begin(response.status, response.headers)
                 if same:
+                    _check_size(received.total or 0, max_size)
                     async for chunk in response.content.iter_chunked(CHUNK):
                         at = received.size
                         fresh = received.take(chunk)
+                        _check_size(received.size, max_size)
                         if fresh:
                             yield at, fresh
                     if received.is_whole:
@@ -84,6 +92,11 @@ class Patience:
             await asyncio.sleep(delay)
 
 
+def _check_size(size: int, max_size: float) -> None:
+    if size > max_size:
+        raise ProtocolError(f"the file is larger than max_size, {max_size} bytes; save() it, or stream() it")
+
+
 def _incomplete(url: str, received: Received | None) -> ServerUnreachable:
     """Say that the end of a body was not the end of the file; None: that it was not the same file any more."""
     if received is None:
@@ -104,12 +117,10 @@ async def read(opener: Opener, policy: RetryPolicy | None, *, max_size: int) -> 
         ProtocolError: It is larger than ``max_size`` bytes.
     """
     chunks: list[bytes] = []
-    async with aclosing(parts(opener, policy)) as found:
+    async with aclosing(parts(opener, policy, max_size=max_size)) as found:
         async for offset, chunk in found:
             if offset == 0:
                 chunks.clear()
-            if offset + len(chunk) > max_size:
-                raise ProtocolError(f"the file is larger than max_size, {max_size} bytes; save() it, or stream() it")
             chunks.append(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 

@@ -14,12 +14,14 @@ from typing import IO
 
 from .download import UNSATISFIABLE, Opener, Patience, parts
 from .embedded import LARGEST_OFFSET, Embedded, read_embedded_file, scan
-from .errors import HTTPError, ProtocolError, ServerUnreachable
+from .errors import HTTPError, MetadataError, ProtocolError, ServerUnreachable
 from .ranges import Version, content_range, is_encoded
 from .retry import RetryPolicy
 from .tags import Scan
 
 _SMALLEST, _LARGEST = 1 << 16, 1 << 22
+_MOST_PIECES = 1024
+_LARGEST_COPY = _MOST_PIECES * _LARGEST
 _IN_MEMORY = 1 << 24
 
 
@@ -54,7 +56,7 @@ async def read_metadata(opener: Opener, policy: RetryPolicy | None) -> Embedded:
     """
     steps, size, version = scan(), _SMALLEST, None
     request = next(steps)
-    while True:
+    for _ in range(_MOST_PIECES):
         offset, length = request
         piece = await _read_piece(opener, policy, offset, max(size, length))
         changed = piece is not None and version is not None and piece.version not in (None, version)
@@ -65,6 +67,7 @@ async def read_metadata(opener: Opener, policy: RetryPolicy | None) -> Embedded:
         if isinstance(found, Embedded):
             return found
         request, size = found, min(2 * size, _LARGEST)  # so that a walk through the whole file takes few requests
+    raise MetadataError(f"what is written in the file was not found in {_MOST_PIECES} pieces of it")
 
 
 def _advance(steps: Scan[Embedded], request: tuple[int, int], piece: _Piece) -> tuple[int, int] | Embedded:
@@ -104,7 +107,7 @@ async def _read_piece(opener: Opener, policy: RetryPolicy | None, offset: int, l
 
 async def _read_copy(opener: Opener, policy: RetryPolicy | None) -> Embedded:
     with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as copy:
-        async with aclosing(parts(opener, policy)) as found:
+        async with aclosing(parts(opener, policy, max_size=_LARGEST_COPY)) as found:
             async for offset, data in found:
                 await asyncio.to_thread(_write, copy, offset, data)
         return await asyncio.to_thread(read_embedded_file, copy)

@@ -130,7 +130,7 @@ def _animated(ui: Mapping[str, Any]) -> bool:
 
 
 def _leaves(value: Any) -> Iterator[str | Mapping[str, Any]]:
-    """Yield the strings and the file entries of a value in order, however deep they stand in lists."""
+    """Yield the strings of a value, and the file entries in order, however deep they stand in lists and dicts."""
     waiting = [value]
     while waiting:
         item = waiting.pop()
@@ -138,6 +138,8 @@ def _leaves(value: Any) -> Iterator[str | Mapping[str, Any]]:
             waiting.extend(reversed(item))
         elif isinstance(item, str) or (isinstance(item, Mapping) and _is_file(item)):
             yield item
+        elif isinstance(item, Mapping):
+            waiting.extend(part for part in reversed(item.values()) if not isinstance(part, str))
 
 
 def _is_file(entry: Mapping[str, Any]) -> bool:

@@ -19,7 +19,7 @@ Scan: TypeAlias = Generator[tuple[int, int], bytes, T]
 LARGEST = 32 << 20
 """The most bytes of tags that are read of one file, and the most text that they may unpack to."""
 
-MOST_PARTS = 1 << 18
+MOST_PARTS = 1 << 16
 """The most chunks, boxes or pages that are looked at: a PNG of 12 MB has 200."""
 
 

@@ -19,7 +19,15 @@ import pytest
 from acomfy.access import Access
 from acomfy.api import Api
 from acomfy.embedded import read_embedded
-from acomfy.errors import AcomfyError, AuthenticationError, HTTPError, OutputMissing, ProtocolError, ServerUnreachable
+from acomfy.errors import (
+    AcomfyError,
+    AuthenticationError,
+    HTTPError,
+    MetadataError,
+    OutputMissing,
+    ProtocolError,
+    ServerUnreachable,
+)
 from acomfy.outputs import produced_by
 from acomfy.result import Output, Result, Source
 from acomfy.retry import RetryPolicy
@@ -264,6 +272,13 @@ async def test_an_endless_body_is_stopped_at_the_size_that_is_allowed(raw: RawSe
     assert len(raw.heads) == 1
 
 
+async def test_a_file_that_says_that_it_is_too_large_is_not_read(raw: RawServer, output: Output) -> None:
+    assert await output.read(max_size=len(DATA)) == DATA
+    raw.answer = lambda head: answer(Content_Length=1 << 40)
+    with pytest.raises(ProtocolError, match="larger than max_size"):
+        await output.read()
+
+
 async def test_a_stream_of_an_endless_body_takes_no_memory_and_can_be_left(raw: RawServer, output: Output) -> None:
     raw.answer = lambda head: endless(CHUNKED)
     tracemalloc.start()
@@ -412,6 +427,26 @@ async def test_metadata_are_read_whatever_the_server_makes_of_ranges(raw: RawSer
     raw.answer = odd
     found = await output.metadata()
     assert (found.prompt, found.workflow) == (made.PROMPT, made.WORKFLOW)
+
+
+async def test_a_file_whose_metadata_never_come_is_given_up(
+    raw: RawServer, output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("acomfy.metadata._MOST_PIECES", 20)
+
+    def endless(head: str) -> bytes:
+        start, end = asked_range(head, 1 << 50)
+        assert start is not None
+        chunk = (1 << 30).to_bytes(4, "big") + b"IDAT"
+        body = made.PNG + chunk if start == 0 else chunk
+        body = body.ljust(min(end + 1 - start, 1 << 16), b"\0")
+        said = f"bytes {start}-{start + len(body) - 1}/{1 << 50}"
+        return answer(body, "206 OK", ETag=TAG, Content_Range=said, Content_Length=len(body))
+
+    raw.answer = endless
+    with pytest.raises(MetadataError, match="not found in 20 pieces"):
+        await output.metadata()
+    assert len(raw.heads) == 20
 
 
 async def test_metadata_of_a_file_that_is_gone_or_empty(raw: RawServer, output: Output) -> None:

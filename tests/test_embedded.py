@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -14,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acomfy import MetadataError
-from acomfy.embedded import Embedded, kind_of, read_embedded, read_embedded_file
+from acomfy import MetadataError, media_tags, picture_tags
+from acomfy.embedded import Embedded, kind_of, read_embedded, read_embedded_file, scan
 from acomfy.tags import LARGEST
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -185,6 +187,15 @@ def svg() -> bytes:
     )
 
 
+def webp_of_references() -> bytes:
+    """An EXIF block whose many tags all point to the same megabyte."""
+    count = 4000
+    entries = b"".join(struct.pack("<HHII", 0x9000 + n, 2, 1 << 20, 50_000) for n in range(count))
+    block = b"II*\0\x08\0\0\0" + struct.pack("<H", count) + entries
+    block += bytes(50_000 - len(block)) + b"x" * (1 << 20)
+    return b"RIFF....WEBPEXIF" + struct.pack("<I", len(block)) + block
+
+
 FILES: dict[str, tuple[str, bytes]] = {
     "png": ("png", png()),
     "png with international texts": (
@@ -250,3 +261,122 @@ def test_whatever_the_bytes_are_only_the_typed_error_is_raised(name: str, edits:
 @given(start=st.sampled_from([data[:12] for _, data in FILES.values()]), rest=st.binary(max_size=400))
 def test_noise_behind_the_first_bytes_of_any_kind_does_no_harm(start: bytes, rest: bytes) -> None:
     read_or_refuse(start + rest)
+
+
+# --- What the texts say --------------------------------------------------------------------------------------------
+
+
+def test_nan_and_integers_of_any_size_are_read() -> None:
+    found = read_embedded(
+        png({"prompt": '{"1": {"inputs": {"x": NaN, "y": -Infinity, "seed": 36893488147419103232}}}'})
+    )
+    assert found.prompt is not None
+    inputs = found.prompt["1"]["inputs"]
+    assert math.isnan(inputs["x"])
+    assert (inputs["y"], inputs["seed"]) == (-math.inf, 2**65)
+
+
+@pytest.mark.parametrize("text", ["", "not JSON", "[1, 2]", "3", "{", '"{"', "[" * 100_000, "null", "1" * 5000])
+def test_what_is_no_graph_stays_a_text(text: str) -> None:
+    found = read_embedded(png({"prompt": text, "parameters": "a fox, steps: 20"}))
+    assert (found.prompt, found.workflow) == (None, None)
+    assert found.texts == {"prompt": text, "parameters": "a fox, steps: 20"}
+
+
+def test_the_first_text_of_a_key_counts() -> None:
+    info = PIL.PngImagePlugin.PngInfo()
+    info.add_text("prompt", TEXTS["prompt"])
+    info.add_text("prompt", "{}")
+    assert read_embedded(picture("PNG", pnginfo=info)).prompt == PROMPT
+
+
+@pytest.mark.parametrize("tag", [0x9286, 0x010E], ids=["UserComment", "ImageDescription"])
+@pytest.mark.parametrize(
+    "text", [json.dumps({"prompt": PROMPT}), f"Prompt: {json.dumps(PROMPT)}"], ids=["both", "keyed"]
+)
+def test_a_comment_in_a_jpeg_may_hold_the_graphs(tag: int, text: str) -> None:
+    tags = PIL.Image.Exif()
+    if tag == 0x9286:
+        tags.get_ifd(0x8769)[tag] = b"UNICODE\0" + text.encode("utf-16-be")
+    else:
+        tags[tag] = text
+    assert read_embedded(picture("JPEG", exif=tags)).prompt == PROMPT
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"hello", b"<html></html>", b"RIFF....WAVEfmt ", b"{}", bytes(600)])
+def test_a_file_of_another_kind_holds_nothing(data: bytes) -> None:
+    assert read_embedded(data) == Embedded("")
+
+
+# --- Bounds --------------------------------------------------------------------------------------------------------
+
+
+def bomb(kind: bytes, head: bytes) -> bytes:
+    packed = zlib.compress(bytes(LARGEST + 1000), 9)
+    return PNG + chunk(b"IHDR", bytes(13)) + chunk(kind, head + packed) + chunk(b"IEND", b"")
+
+
+HUGE = LARGEST + 1
+BOMBS = {
+    "zTXt": bomb(b"zTXt", b"prompt\0\0"),
+    "iTXt": bomb(b"iTXt", b"prompt\0\1\0\0\0"),
+    "PNG chunk": PNG + struct.pack(">I", HUGE) + b"tEXt",
+    "EXIF chunk": b"RIFF\xff\xff\xff\xffWEBPEXIF" + struct.pack("<I", HUGE),
+    "EXR string": b"\x76\x2f\x31\x01\2\0\0\0prompt\0string\0" + struct.pack("<I", HUGE),
+    "ID3": b"ID3\4\0\0" + synchsafe(HUGE),
+    "moov": box(b"ftyp", b"isom") + struct.pack(">I4s", HUGE + 99, b"moov") + struct.pack(">I4s", HUGE + 9, b"udta"),
+    "EBML": element(0x1A45DFA3) + element(0x18538067, b"\x12\x54\xc3\x67\x08" + HUGE.to_bytes(4, "big"), unknown=True),
+    "safetensors": struct.pack("<Q", HUGE) + b"{}",
+    "GLB": struct.pack("<4sIII4s", b"glTF", 2, 0, HUGE, b"JSON"),
+    "the same EXIF text over and over": webp_of_references(),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_what_is_too_large_is_refused_before_it_is_in_memory(name: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(MetadataError):
+            read_embedded(BOMBS[name])
+        assert tracemalloc.get_traced_memory()[1] < 3 * LARGEST
+    finally:
+        tracemalloc.stop()
+
+
+class Endless:
+    """A file without an end, of one kind of part."""
+
+    def __init__(self, head: bytes, part: bytes) -> None:
+        self.head, self.part, self.reads = head, part, 0
+
+    def answer(self, offset: int, length: int) -> bytes:
+        self.reads += 1
+        if offset < len(self.head):
+            return (self.head + self.part * (length // len(self.part) + 1))[offset : offset + length]
+        start = (offset - len(self.head)) % len(self.part)
+        return (self.part * (length // len(self.part) + 2))[start : start + length]
+
+
+@pytest.mark.parametrize(
+    ("head", "part"),
+    [
+        (PNG, chunk(b"IDAT", b"")),
+        (b"RIFF....WEBP", b"ANMF\0\0\0\0"),
+        (b"\xff\xd8\xff", b"\xff"),
+        (b"fLaC", b"\1\0\0\0"),
+        (b"", b"OggS" + bytes(23)),
+        (box(b"ftyp", b"isom"), box(b"free")),
+        (element(0x1A45DFA3), element(0xEC)),
+        (b"\x76\x2f\x31\x01\2\0\0\0", b"a\0b\0\0\0\0\0"),
+    ],
+    ids=["png", "webp", "jpeg", "flac", "ogg", "mp4", "matroska", "exr"],
+)
+def test_a_file_without_an_end_is_given_up(head: bytes, part: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (picture_tags, media_tags):
+        monkeypatch.setattr(module, "MOST_PARTS", 1000)
+    endless, steps = Endless(head, part), scan()
+    request = next(steps)
+    with pytest.raises(MetadataError):
+        while True:
+            request = steps.send(endless.answer(*request))
+    assert endless.reads <= 3002

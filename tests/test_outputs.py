@@ -18,7 +18,9 @@ from acomfy.outputs import (
     from_history,
     in_graph_order,
     media_type,
+    media_type_of,
     produced_by,
+    rendition,
     safe_filename,
 )
 
@@ -102,6 +104,50 @@ def test_values_are_found_in_order_however_deep_they_stand() -> None:
     ]
 
 
+def test_files_are_found_in_dicts_too() -> None:
+    odd = {"first": {"file": file("a.mp4"), "name": "x"}, "more": [{"deep": {"deeper": file("b.mp4")}}]}
+    assert [item.filename for item in produced(videos=[odd]) if isinstance(item, FileReference)] == ["a.mp4", "b.mp4"]
+    assert produced(text=[{"label": "no text"}]) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "place"),
+    [
+        (file("sub/a.png"), ("sub", "a.png")),
+        (file("more/a.png", subfolder="sub"), ("sub/more", "a.png")),
+        (file("../a.png"), ("", "../a.png")),
+        (file("/etc/passwd"), ("", "/etc/passwd")),
+        (file("sub/"), ("", "sub/")),
+        (file("C:\\a.png"), ("", "C:\\a.png")),
+    ],
+)
+def test_a_path_as_a_file_name_is_read_as_a_place(said: dict[str, Any], place: tuple[str, str]) -> None:
+    """Custom nodes write it so; ``/view`` drops the directories of a file name, and then finds nothing."""
+    (item,) = produced(images=[said])
+    assert isinstance(item, FileReference)
+    assert (item.subfolder, item.filename) == place
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("3d/a_00001_.glb", ("3d", "a_00001_.glb", "output")),
+        ("a.OBJ", ("", "a.OBJ", "output")),
+        ("3d/a.glb [temp]", ("3d", "a.glb", "temp")),
+        ("up.fbx [input]", ("", "up.fbx", "input")),
+    ],
+)
+def test_the_model_that_a_viewer_shows_is_a_file(path: str, place: tuple[str, str, str]) -> None:
+    (item,) = produced(result=[path, {"position": [1, 2]}, None])
+    assert isinstance(item, FileReference)
+    assert (item.subfolder, item.filename, item.type) == place
+    assert item.media_type.startswith("model/")
+
+
+def test_other_strings_under_result_are_no_files() -> None:
+    assert produced(result=["", "hello", "a.png", "temp/x [temp]", None, 3]) == []
+
+
 @given(given_by.json_objects)
 def test_any_ui_output_is_read(ui: dict[str, Any]) -> None:
     for item in produced_by("9", ui):
@@ -133,6 +179,63 @@ def test_a_known_format_tells_the_media_type_then_the_extension_then_any_format_
     filename: str, format: object, key: str, expected: str
 ) -> None:
     assert media_type(filename, format, key) == expected
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (b"\x89PNG\r\n\x1a\n....", "image/png"),
+        (b"RIFF....WEBPVP8 ", "image/webp"),
+        (b"RIFF....WAVEfmt ", "audio/wav"),
+        (b"RIFF....what", "application/octet-stream"),
+        (b"\0\0\0\x20ftypisom", "video/mp4"),
+        (b"\0\0\0\x20ftypavif", "image/avif"),
+        (b"\x1a\x45\xdf\xa3", "video/webm"),
+        (b"fLaC", "audio/flac"),
+        (b"glTF", "model/gltf-binary"),
+        (b"", "application/octet-stream"),
+        (b"{}", "application/octet-stream"),
+    ],
+)
+def test_the_first_bytes_tell_a_media_type(head: bytes, expected: str) -> None:
+    assert media_type_of(head) == media_type_of(memoryview(head + bytes(100))) == expected
+
+
+# --- Renditions ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("preview", "channel", "expected"),
+    [
+        (None, None, None),
+        (None, "rgba", None),
+        (None, "rgb", ("png", None, "png")),
+        (None, "a", ("png", None, "png")),
+        ("webp", None, ("webp", 90, "webp")),
+        ("webp;75", "rgb", ("webp", 75, "webp")),
+        ("jpeg;100", None, ("jpeg", 100, "jpg")),
+        ("jpeg", "a", ("webp", 90, "webp")),
+    ],
+)
+def test_a_rendition_is_what_the_server_makes(
+    preview: str | None, channel: str | None, expected: tuple[str, int | None, str] | None
+) -> None:
+    wanted = rendition(preview, channel)
+    assert (None if wanted is None else (wanted.format, wanted.quality, wanted.extension)) == expected
+
+
+@pytest.mark.parametrize("preview", ["", "png", "webp;", "webp;0", "webp;101", "webp; 75", "webp;quality=50", "WEBP"])
+def test_a_preview_that_the_server_would_not_make_is_refused(preview: str) -> None:
+    with pytest.raises(ValueError, match="preview is 'webp' or 'jpeg'"):
+        rendition(preview, None)
+
+
+def test_a_channel_that_the_server_does_not_know_is_refused() -> None:
+    with pytest.raises(ValueError, match="channel is"):
+        rendition(None, "alpha")
+
+
+# --- Streamed pictures ---------------------------------------------------------------------------------------------
 
 
 def test_streamed_pictures_have_an_extension() -> None:

@@ -23,7 +23,7 @@ from acomfy.errors import AuthenticationError, ClientClosed, HTTPError, OutputMi
 from acomfy.outputs import Produced, StreamedImage, produced_by
 from acomfy.result import Output, Result, Source
 from acomfy.retry import RetryPolicy
-from acomfy.simulator import SimulatedServer
+from acomfy.simulator import SimulatedServer, odd_nodes
 from acomfy.transport import Transport
 
 from .graphs import color_of, saved, streamed
@@ -730,8 +730,116 @@ async def test_a_cached_file_that_was_deleted_is_missing(
     for path in server.folders.paths["output"].rglob("*.png"):
         path.unlink()
     result = await client.run(saved(5))
-    with pytest.raises(OutputMissing, match="change an input to run it again"):
+    with pytest.raises(OutputMissing, match="cached, file gone.*change an input to run it again") as missing:
         await result.save(tmp_path)
+    assert missing.value.cached is True
+
+
+async def test_a_success_without_outputs_is_no_missing_file(server: SimulatedServer, client: acomfy.Client) -> None:
+    server.add_node(odd_nodes.OUTPUT_WITHOUT_UI)
+    graph = saved(5)
+    graph["2"] = {"class_type": "OutputWithoutUi", "inputs": {"value": ["1", 0]}}
+    result = await client.run(graph)
+    assert (len(result), result["2"]) == (0, [])
+
+
+async def test_a_file_that_was_deleted_after_it_was_made(
+    server: SimulatedServer, client: acomfy.Client, tmp_path: Path
+) -> None:
+    result = await client.run(saved(6))
+    for path in server.folders.paths["output"].rglob("*.png"):
+        path.unlink()
+    with pytest.raises(OutputMissing, match="deleted since") as missing:
+        await result.images[0].read()
+    assert missing.value.cached is False
+
+
+# --- Previews, channels, metadata ----------------------------------------------------------------------------------
+
+
+RENDITIONS = [("webp;75", None), ("jpeg", None), ("webp", "rgb"), ("jpeg", "a"), (None, "rgb"), (None, "a")]
+
+
+@pytest.mark.parametrize(("preview", "channel"), RENDITIONS)
+async def test_a_streamed_picture_is_rendered_as_the_server_does(
+    client: acomfy.Client, preview: str | None, channel: str | None
+) -> None:
+    graph = saved(0x3060C0, size=32)
+    graph["3"] = {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}}
+    file, picture = (await client.run(graph)).images
+    theirs = await file.image(preview=preview, channel=channel)
+    ours = await picture.image(preview=preview, channel=channel)
+    assert (ours.format, ours.mode, ours.size) == (theirs.format, theirs.mode, theirs.size)
+    assert ours.tobytes() == theirs.tobytes()
+
+
+async def test_a_preview_is_saved_with_its_own_extension(client: acomfy.Client, tmp_path: Path) -> None:
+    (output,) = (await client.run(saved(5))).images
+    assert (await output.save(tmp_path, preview="webp;75")).name == "test_00001_.webp"
+    assert (await output.save(tmp_path, preview="jpeg")).name == "test_00001_.jpg"
+    assert (await output.save(tmp_path, channel="a")).name == "test_00001_.png"
+    assert (await output.save(tmp_path / "mine.png", preview="webp")).name == "mine.png"
+    chunks = [chunk async for chunk in output.stream(preview="webp;75")]
+    assert b"".join(chunks) == await output.read(preview="webp;75")
+
+
+async def test_a_preview_of_what_is_no_picture_is_the_servers_refusal(
+    server: SimulatedServer, client: acomfy.Client
+) -> None:
+    (output,) = (await client.run(saved(5))).images
+    for path in server.folders.paths["output"].rglob("*.png"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(HTTPError, match="500"):
+        await output.read(preview="webp")
+
+
+async def test_a_text_has_no_previews(source: Source, tmp_path: Path) -> None:
+    for read in (text(source, "x").read(preview="webp"), text(source, "x").save(tmp_path, channel="a")):
+        with pytest.raises(ValueError, match="a text has neither preview nor channels"):
+            await read
+    with pytest.raises(ValueError, match="preview is"):
+        await streamed_image(source, png()).read(preview="png")
+
+
+async def test_what_comfyui_wrote_into_a_picture_is_read_back(client: acomfy.Client) -> None:
+    workflow = {"nodes": [], "version": 0.4}
+    graph = saved(5)
+    graph["3"] = {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}}
+    file, picture = (await client.run(graph, extra_data={"extra_pnginfo": {"workflow": workflow}})).images
+    found = await file.metadata()
+    assert (found.kind, found.prompt, found.workflow) == ("png", graph, workflow)
+    assert (await picture.metadata()).prompt is None  # streamed pictures hold none
+    assert found.prompt is not None
+    assert acomfy.Workflow(found.prompt)["1"]["class_type"] == "EmptyImage"
+
+
+async def test_texts_and_pictures_are_streamed_in_one_piece(source: Source) -> None:
+    assert [chunk async for chunk in text(source, "ü").stream()] == ["ü".encode()]
+    assert [chunk async for chunk in streamed_image(source, b"data").stream()] == [b"data"]
+    assert (await text(source, "ü").metadata()).kind == ""
+
+
+async def test_a_stream_takes_no_place_among_the_transfers(files: FileServer, source: Source) -> None:
+    source.transfers = asyncio.Semaphore(1)
+    files.holds("a_00001_.png", b"data")
+    async for chunk in saved_file(source).stream():
+        assert await saved_file(source).read() == chunk == b"data"
+        assert [inner async for inner in saved_file(source).stream()] == [b"data"]
+
+
+async def test_the_first_bytes_tell_what_the_name_does_not(files: FileServer, source: Source) -> None:
+    files.holds("picture", png())
+    output = result_of(source, odd=[entry("picture")]).outputs[0]
+    assert (output.media_type, output.kind) == ("application/octet-stream", "file")
+    await output.read()
+    assert (output.media_type, output.kind) == ("image/png", "image")
+
+
+async def test_a_file_that_two_nodes_name_is_saved_once(files: FileServer, source: Source, tmp_path: Path) -> None:
+    files.holds("a.glb", b"data", "3d")
+    result = result_of(source, **{"3d": [entry("a.glb", "3d")], "result": ["3d/a.glb", None]})
+    assert len(result.files) == 2
+    assert await result.save(tmp_path) == [tmp_path / "a.glb"]
 
 
 async def test_a_closed_client_reads_no_files_but_streamed_pictures_stay(server: SimulatedServer) -> None:

@@ -10,7 +10,6 @@ out is not shared any more: no edit of one workflow is seen by another.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from .graph import Graph, check_format, check_node, title_of
 from .loading import Conversion, Found, ObjectInfo, definitions_of, read
 from .loading import Source as Loadable
 from .requirements import Requirement, requirements
-from .values import check_values, copied, copied_node
+from .values import as_json, check_values, copied, copied_node
 from .walk import Link
 
 if TYPE_CHECKING:
@@ -193,8 +192,7 @@ class Workflow(MutableMapping[str, dict[str, Any]]):
         """
         for node_id, node in self._nodes.items():
             check_values(node_id, node)
-        separators = (",", ":") if indent is None else None
-        return json.dumps(self.to_dict(), indent=indent, separators=separators, ensure_ascii=not _is_unicode(self))
+        return as_json(self.to_dict(), indent)
 
     # --- Finding ---------------------------------------------------------------------------------------------------
 
@@ -339,7 +337,7 @@ class Workflow(MutableMapping[str, dict[str, Any]]):
         """Draw a new value for every seed, within its range; all else stays.
 
         A seed is what the server's definitions make one: an INT input that the editor would change after each run.
-        Never greater than 2**53 - 1, which is as far as the editor counts.
+        Never greater than 2**50, as far as the editor goes, nor negative where the range allows.
         """
         return self.replace(seeds.randomized(self._nodes, rng, definitions_of(object_info)))
 
@@ -395,13 +393,4 @@ class Workflow(MutableMapping[str, dict[str, Any]]):
         for node_id in self._handed_out:
             nodes[node_id] = copied_node(node_id, nodes[node_id])
         return nodes
-
-
-def _is_unicode(workflow: Workflow) -> bool:
-    """Tell whether all texts can be written as they are; lone surrogates cannot."""
-    try:
-        repr(workflow._nodes).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from ..definitions import Definitions, InputDefinition
 
 _NAMES = ("seed", "noise_seed")
-_EXACT = 2**53 - 1  # the greatest that the editor, which counts in doubles, shows exactly; also without a maximum
-_LEAST = 0
+_GREATEST = 2**50  # the editor draws none greater, since it counts in doubles; also where the server names no maximum
 
 
 def seeds(nodes: Nodes, definitions: Definitions | None) -> Iterator[tuple[str, str, InputDefinition | None]]:
@@ -44,13 +43,14 @@ def _is_seed(declared: InputDefinition) -> bool:
 
 
 def randomized(nodes: Nodes, rng: random.Random, definitions: Definitions) -> dict[str | tuple[str, str], Any]:
-    """Draw a value for every seed, within the range that the server takes and the editor shows exactly."""
+    """Draw a value for every seed, within the range that the server takes and the editor would draw from."""
     return {(node_id, name): rng.randint(*_range(declared)) for node_id, name, declared in seeds(nodes, definitions)}
 
 
 def _range(declared: InputDefinition | None) -> tuple[int, int]:
+    """Give the least and the greatest seed to draw: not negative where that can be had, for few samplers take those."""
     low = declared.minimum if declared is not None else None
     high = declared.maximum if declared is not None else None
-    least = _LEAST if low is None else int(low)
-    most = _EXACT if high is None else int(high)
-    return least, max(least, min(most, _EXACT))
+    least, most = int(low or 0), _GREATEST if high is None else int(high)
+    least = 0 if least < 0 <= most else least
+    return least, max(least, min(most, _GREATEST))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -29,6 +30,17 @@ def copied_node(node_id: str, node: Mapping[str, Any]) -> dict[str, Any]:
     except RecursionError:
         check_values(node_id, node)  # says which input it is
         raise
+
+
+def as_json(graph: Mapping[str, Any], indent: int | None) -> str:
+    """Write JSON as JavaScript does: texts as they are, but for lone surrogates, which no UTF-8 holds."""
+    separators = (",", ":") if indent is None else None
+    text = json.dumps(graph, indent=indent, separators=separators, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(graph, indent=indent, separators=separators)
+    return text
 
 
 def check_values(node_id: str, node: Mapping[str, Any]) -> None:

@@ -497,8 +497,8 @@ class OutputMissing(JobError):
         else:
             why = {
                 True: "cached, file gone: the node was not run again, and what it made before was deleted",
-                False: "it was deleted since",
-                None: "cached, file gone, or it was deleted since",
+                False: "it was deleted since, or never written",
+                None: "cached, file gone, or deleted since",
             }[cached]
             what = f"file {filename!r} of node {node_id} is gone from the server"
             what += f" ({why}); change an input to run it again"

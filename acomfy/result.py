@@ -317,9 +317,12 @@ class Output:
                 async with self._source.transfers if in_turn else nullcontext(), view as response:
                     yield response
             except HTTPError as exc:
-                if exc.status != 404:
-                    raise
-                raise self._source.missing(self) from exc
+                if exc.status == 404:
+                    raise self._source.missing(self) from exc
+                if exc.status == 500 and wanted is not None:
+                    hint = "previews and channels are made of pictures alone: is this one?"
+                    raise HTTPError(500, exc.method, exc.url, exc.body, hint, content_type=exc.content_type) from exc
+                raise
 
         return opened
 

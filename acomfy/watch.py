@@ -43,6 +43,7 @@ _HISTORY_DUE = 3.0
 _QUEUE_SHARE = 30.0
 _QUEUE_SILENCES = 6
 _SURPLUS_TIME = 30.0
+_LONGEST_WAIT = 30.0
 
 
 class Watch:
@@ -213,7 +214,7 @@ class Watch:
         if self._failing_since is None:
             self._failing_since = now
             logger.info("the server does not answer: %s", exc or type(exc).__name__)
-        self._due = now + min(_SOCKETLESS, self._silence)
+        self._due = now + max(min(_SOCKETLESS, self._silence), _asked_to_wait(exc))
         self._deafness.forget()
         if now - self._failing_since >= self._unreachable_timeout:
             for job in self._posted():
@@ -440,6 +441,12 @@ class Watch:
         for job, limit in self._stalls.stalled(self._live, self._clock()):
             if not job.prompt.touched:
                 self._live.fail(job, JobStalled(job.prompt_id, limit))
+
+
+def _asked_to_wait(exc: BaseException) -> float:
+    """Give the seconds for which a server that has too much to do wants to be left alone."""
+    wait = exc.retry_after if isinstance(exc, HTTPError) and exc.status == 429 else None
+    return min(wait or 0.0, _LONGEST_WAIT)
 
 
 def _order(job: Job) -> tuple[float, str]:

@@ -244,6 +244,10 @@ class Definitions(Mapping[str, NodeDefinition]):
     def __len__(self) -> int:
         return len(self._raw)
 
+    def mention(self, key: str) -> bool:
+        """Tell whether the description of some class has a key, which tells newer servers from older ones."""
+        return any(isinstance(raw, Mapping) and key in raw for raw in self._raw.values())
+
     def __repr__(self) -> str:
         return f"<Definitions of {len(self)} node classes>"
 

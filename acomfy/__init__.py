@@ -48,6 +48,7 @@ from .events import (
     Text,
     Unknown,
 )
+from .inputs import Masked
 from .job import Job
 from .listings import HistoryEntry, JobInfo, JobPage
 from .look import QueueItem, QueueSnapshot
@@ -89,6 +90,7 @@ __all__ = [
     "JobState",
     "LogEntry",
     "Logs",
+    "Masked",
     "MetadataError",
     "NoServerAvailable",
     "Node",

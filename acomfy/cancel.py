@@ -63,6 +63,7 @@ class Canceller:
         """Have a job cancelled; give a future that is done once it is off the server. Never waits."""
         if job not in self._wishes:
             job.cancel_requested = True
+            job.stop_uploading()
             self._wishes[job] = asyncio.get_running_loop().create_future()
             job.when_done(lambda _: self._wakeup.set())
             self._wakeup.set()

@@ -9,7 +9,7 @@ import math
 import os
 import ssl as ssl_module
 import uuid
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -32,6 +32,7 @@ from .errors import (
     ServerError,
     WorkflowError,
 )
+from .inputs import FileInput, Uploadable, take_one
 from .job import Job, PromptOptions
 from .live import LiveJobs
 from .mapping import Feed, Workflows
@@ -44,6 +45,7 @@ from .sessions import Sessions
 from .stream import Buffer, EventStream
 from .submission import Submission
 from .transport import Transport
+from .uploads import Uploads, check_all
 from .verdict import JobState
 from .watch import Watch
 from .workflow import EncodedGraph, Graph
@@ -208,11 +210,21 @@ class Client(ServerMethods):
             capabilities=self._known_capabilities,
             allow_global_interrupt=allow_global_interrupt,
         )
+        self._uploads = Uploads(
+            once,
+            spawn=self._spawn,
+            check_open=self._open,
+            limit=self._largest_upload,
+            retry=retry,
+            refers=not access.profile.signed_files,
+            at_once=max_requests,
+        )
         self._submission = Submission(
             once,
             self._live,
             self._connection,
             self._watch,
+            self._uploads,
             client_id=self.client_id,
             account=access.account,
             capabilities=lambda: self._capabilities or UNKNOWN,
@@ -341,7 +353,8 @@ class Client(ServerMethods):
         raises at once and has exactly this prompt taken from the server.
 
         Args:
-            workflow: A `Workflow`, or a dict in API format.
+            workflow: A `Workflow`, or a dict in API format. Files may stand in it as the values of inputs (what
+                `upload` takes); they are uploaded first.
             strict: Refuse a prompt of which the server would drop some outputs (200 with ``node_errors``); False runs
                 the rest and puts the problems into `Job.warnings`.
             on_lost: ``resubmit`` submits it anew when it is certain that it was lost, or its streamed pictures were.
@@ -354,7 +367,8 @@ class Client(ServerMethods):
                 long as the server has it.
 
         Raises:
-            WorkflowError: It is no workflow that can be sent. Raised by the call itself.
+            WorkflowError: It is no workflow that can be sent, or a file in it is not there: raised by the call itself.
+                Or a file could not be read later.
             PromptRejected: The server refused it.
             PayloadTooLarge: It is over the server's size limit.
             ServerUnreachable, HTTPError, ProtocolError: It could not be submitted.
@@ -463,12 +477,17 @@ class Client(ServerMethods):
         return job
 
     def _encoded(self, graph: Graph) -> EncodedGraph:
-        return workflow.encode(graph, self._stream_classes)
+        encoded = workflow.encode(graph, self._stream_classes)
+        if encoded.files:
+            check_all(encoded.files)
+        return encoded
 
     def _begin(self, graph: EncodedGraph, options: PromptOptions, index: int | None = None) -> Job:
         """Make a job, follow it, and have it posted. Never waits."""
         self._open()
         job = Job(_tracked(graph.json, frozenset(graph.streams), options), options, self, index)
+        if graph.files:
+            job.encoded = graph
         self._live.add(job)
         job.posting = self._spawn(self._submission.post(job), name=_POST)
         return job
@@ -486,6 +505,35 @@ class Client(ServerMethods):
         self._live.add(job)
         job.posting = self._spawn(self._submission.post(job), name=_POST)
         return True
+
+    def upload(self, file: Uploadable) -> Coroutine[Any, Any, str]:
+        """Bring a file onto the server; give the name by which loader nodes take it.
+
+        Not needed for a workflow that holds the file itself: `run`, `submit` and `map` upload what stands in one. It is
+        stored in the subfolder ``acomfy`` under a name made of its content, once however often it is asked for, and is
+        streamed from disk. An output of this server is not sent: it gets the name by which its file is taken as input.
+        Cancelling it ends the upload, unless somebody else waits for it too.
+
+        Args:
+            file: A `pathlib.Path`, bytes, a file open for reading bytes (it must stay open meanwhile), a Pillow image,
+                an array (height x width x channels, ``uint8`` or floats from 0 to 1), an `Output`, or `Masked`. What
+                can be edited is copied by the call; a file on disk is read when its turn comes.
+
+        Raises:
+            WorkflowError: It cannot be read. Raised by the call itself for a file that is not there.
+            TypeError: It is nothing that can be uploaded.
+            PayloadTooLarge: It is over the server's size limit.
+            ServerError: It could not be uploaded.
+            ClientClosed: The client is closed, or was closed meanwhile.
+        """
+        files = (take_one(file),)
+        check_all(files)
+        return self._upload(files)
+
+    async def _upload(self, files: Iterable[FileInput]) -> str:
+        self._open()
+        (stored,) = await self._uploads.store_all(files)
+        return stored.value
 
     async def attach(self, prompt_id: str) -> Job:
         """Pick up a prompt that was submitted before, by this client, another one, or another process.
@@ -626,6 +674,11 @@ class Client(ServerMethods):
         except (ServerError, ClientClosed) as exc:
             logger.debug("the server does not tell what it can do: %s", exc)
             return None
+
+    async def _largest_upload(self) -> int | None:
+        if self._capabilities is None:
+            await self._read_capabilities()
+        return (self._capabilities or UNKNOWN).max_upload_size
 
     async def _known_capabilities(self) -> Capabilities:
         if self._capabilities is None or self._capabilities.version is None:

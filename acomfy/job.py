@@ -34,6 +34,7 @@ from .result import Output, Result
 from .router import TrackedPrompt
 from .stream import Buffer, EventStream
 from .verdict import JobState
+from .workflow import EncodedGraph
 
 TERMINAL = (ExecutionSuccess, ExecutionError, ExecutionInterrupted)
 
@@ -103,6 +104,7 @@ class Job:
         "cancel_note",
         "cancel_on_close",
         "cancel_requested",
+        "encoded",
         "generation",
         "index",
         "options",
@@ -110,6 +112,7 @@ class Job:
         "posting",
         "prompt",
         "rejection",
+        "uploading",
         "warnings",
     )
 
@@ -124,6 +127,8 @@ class Job:
         self.cancel_on_close = False
         self.posting: asyncio.Task[None] | None = None
         self.posted_at: float | None = None
+        self.encoded: EncodedGraph | None = None  # while files of it may still have to be uploaded
+        self.uploading = False
         self.generation = 0
         self.rejection: PromptRejected | None = None
         self._owner = owner
@@ -365,6 +370,12 @@ class Job:
         else:
             self._on_done.append(callback)
 
+    def stop_uploading(self) -> None:
+        """End the posting if it has not come to the POST yet, because files are uploaded before that."""
+        if self.uploading and self.posting is not None:
+            self.uploading = False
+            self.posting.cancel()
+
     def settled_by_server(self) -> bool:
         """Tell whether nothing of it can be on the server: it ended there, or was never queued."""
         if self.posted_at is None:
@@ -390,6 +401,7 @@ class Job:
             self._result = outcome
         else:
             self._exc, self._exc_traceback = outcome, outcome.__traceback__
+        self.stop_uploading()
         self._tell_the_end()
         for waiter in self._waiters:
             if not waiter.done():

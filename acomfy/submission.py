@@ -20,8 +20,10 @@ from .api import Api, PromptReply
 from .capabilities import Capabilities
 from .connection import Connection
 from .errors import AcomfyError, HTTPError, JobCancelled, PromptRejected, ServerError, ServerUnreachable
+from .inputs import fill, refused
 from .job import Job
 from .live import LiveJobs
+from .uploads import Stored, Uploads
 from .verdict import JobState
 from .watch import Watch
 
@@ -48,6 +50,7 @@ class Submission:
         live: LiveJobs,
         connection: Connection,
         watch: Watch,
+        uploads: Uploads,
         *,
         client_id: str,
         account: Mapping[str, str],
@@ -62,6 +65,7 @@ class Submission:
         self._live = live
         self._connection = connection
         self._watch = watch
+        self._uploads = uploads
         self._client_id = client_id
         self._account = account
         self._capabilities = capabilities
@@ -76,10 +80,7 @@ class Submission:
     async def post(self, job: Job) -> None:
         """Post a job's prompt; what goes wrong becomes the job's outcome. To be run as a task of the client."""
         try:
-            await self._wait_for_socket(job)
-            async with self._slots:
-                statuses = self._live.router.statuses
-                reply = await self._post_recognisably(job)
+            reply, statuses = await self._post_with_files(job)
             await self._accept(job, reply, statuses)
         except AcomfyError as exc:
             self._live.fail(job, exc)
@@ -88,6 +89,56 @@ class Submission:
         finally:
             job.posting = None
             self._on_answer()
+
+    async def _post_with_files(self, job: Job) -> tuple[PromptReply, int]:
+        """Upload the prompt's files and post it; once more if the server turns out to have lost one of them.
+
+        Gives the answer, and the number of ``status`` messages that were heard before.
+        """
+        for tries_left in (1, 0):
+            stored = await self._store_files(job)
+            await self._wait_for_socket(job)
+            try:
+                async with self._slots:
+                    statuses = self._live.router.statuses
+                    reply = await self._post_recognisably(job)
+                if reply.node_errors:
+                    self._forget_refused(job, stored, PromptRejected({}, reply.node_errors, partial=True))
+                return reply, statuses
+            except PromptRejected as exc:
+                if not self._forget_refused(job, stored, exc) or not tries_left:
+                    raise
+        raise AssertionError("the last try raises")
+
+    async def _store_files(self, job: Job) -> list[Stored]:
+        """Bring the prompt's files onto the server and write their names into the graph.
+
+        Raises:
+            JobCancelled: The job was cancelled meanwhile, or has its outcome.
+        """
+        if job.encoded is None:
+            return []
+        job.uploading = not (job.cancel_requested or job.done())
+        try:
+            if not job.uploading:
+                raise JobCancelled(job.prompt_id)
+            stored = await self._uploads.store_all(job.encoded.files)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.uncancel() or not (job.cancel_requested or job.done()):
+                raise
+            raise JobCancelled(job.prompt_id) from None
+        finally:
+            job.uploading = False
+        job.prompt.graph = fill(job.encoded.json, job.encoded.files, [file.value for file in stored])
+        return stored
+
+    def _forget_refused(self, job: Job, stored: list[Stored], rejection: PromptRejected) -> bool:
+        """Upload anew, next time, what a rejection is about; tell whether that is anything that was uploaded."""
+        places = refused(job.encoded.files, rejection) if job.encoded is not None else []
+        for place in places:
+            self._uploads.forget(stored[place])
+        return any(stored[place].name for place in places)
 
     async def _wait_for_socket(self, job: Job) -> None:
         if not self._connection.live:
@@ -119,6 +170,8 @@ class Submission:
         return self._kept_id if self._kept_id is not None else self._capabilities().takes_prompt_id
 
     async def _accept(self, job: Job, reply: PromptReply, statuses: int) -> None:
+        if job.options.on_lost != "resubmit":
+            job.encoded = None  # its files may be large
         job.prompt.number = reply.number
         self._watch.posted(job, statuses)
         if reply.node_errors:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from ..inputs import same
 from . import compare, edit, query, seeds, walk
 from .compare import Change
 from .edit import Source
@@ -163,7 +164,10 @@ class Workflow(MutableMapping[str, dict[str, Any]]):
         if not isinstance(other, Mapping):
             return NotImplemented
         nodes = other._nodes if isinstance(other, Workflow) else other
-        return self._nodes == nodes or copied(self._nodes) == copied(nodes)  # a link may be a tuple
+        try:
+            return self._nodes == nodes or copied(self._nodes) == copied(nodes)  # a link may be a tuple
+        except ValueError:
+            return same(self._nodes, nodes)  # NumPy's arrays have no truth
 
     __hash__ = None  # type: ignore[assignment]  # it can be edited
 
@@ -393,4 +397,3 @@ class Workflow(MutableMapping[str, dict[str, Any]]):
         for node_id in self._handed_out:
             nodes[node_id] = copied_node(node_id, nodes[node_id])
         return nodes
-

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import orjson
 
+from ..inputs import FileInput, take
 from .document import Workflow
-from .graph import Graph, check_format
+from .graph import Graph, check_format, describe
 from .values import check_values
 
 _SMALL = 1 << 20
@@ -21,25 +22,29 @@ class EncodedGraph:
     Attributes:
         json: The graph as JSON, for ``POST /prompt``.
         streams: The nodes of the classes that stream their pictures, in graph order.
+        files: The files that stand in it as the values of inputs; marks are in their places. See `acomfy.inputs`.
     """
 
     json: bytes
     streams: tuple[str, ...]
+    files: tuple[FileInput, ...] = ()
 
 
 def encode(graph: Graph, stream_classes: frozenset[str]) -> EncodedGraph:
     """Check a graph's form and freeze it as JSON.
 
     Raises:
-        WorkflowError: It is not in API format, or holds what JSON has not (NaN, keys that are not strings, objects).
+        WorkflowError: It is not in API format, or holds what JSON has not (NaN, keys that are not strings, objects)
+            and what cannot be uploaded either.
     """
     if isinstance(graph, Workflow):
         graph = graph._nodes
     check_format(graph)
-    try:
-        text = orjson.dumps(graph)
-    except orjson.JSONEncodeError:
-        text = b""  # integers beyond 64 bits, lone surrogates, mappings that are no dicts, and what JSON has not
+    text = _dumped(graph)
+    files: tuple[FileInput, ...] = ()
+    if not text:
+        graph, files = take(graph, describe)
+        text = _dumped(graph)
     # orjson writes some of what JSON has not, but as something else: NaN as null, a UUID as a string. Reading it back
     # finds that sooner than looking at each value does.
     small = len(text) <= _SMALL
@@ -49,7 +54,18 @@ def encode(graph: Graph, stream_classes: frozenset[str]) -> EncodedGraph:
     if small:
         text = bytes(memoryview(text))  # orjson's bytes keep the room that they grew into: 4 KB for 0.7
     streams = tuple(node_id for node_id, node in graph.items() if node["class_type"] in stream_classes)
-    return EncodedGraph(text or _written(graph), streams)
+    return EncodedGraph(text or _written(graph), streams, files)
+
+
+def _dumped(graph: Graph) -> bytes:
+    """Write what orjson writes; empty for all else.
+
+    That is integers beyond 64 bits, lone surrogates, mappings that are no dicts, files, and what JSON has not.
+    """
+    try:
+        return orjson.dumps(graph)
+    except orjson.JSONEncodeError:
+        return b""
 
 
 def _written(graph: Graph) -> bytes:

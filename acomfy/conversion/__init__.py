@@ -12,7 +12,6 @@ feeds an input; `text` processes prompts and file names; `prompt` writes the res
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -60,5 +59,4 @@ def to_api(
         ProtocolError: `object_info` is something else, or describes a class that is used in no known way.
     """
     editor = Editor(read(ui), Definitions.of(object_info))
-    graph = Writer(editor, Choices(rng, now)).prompt(keep_unknown=keep_unknown)
-    return copy.deepcopy(graph)
+    return Writer(editor, Choices(rng, now)).prompt(keep_unknown=keep_unknown)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .saved import INPUTS, Graph, Link, SavedNode, Slot
-from .scopes import Editor, Scope
+from .scopes import REROUTES, Editor, Scope
 
 _OWN = "-1"
 _NODE_PREFIX = re.compile(r"^\s*\d+\s*:\s*(?=.)")
@@ -123,7 +123,9 @@ class Promotions:
         """Find the first widget that an input of the definition is wired to inside."""
         for node, slot in _wired(scope.graph, place):
             value = self._shown(scope, node, slot)
-            if slot.widget or value is not _NOTHING:
+            # A Reroute's input is marked like the widget that it leads to, but is none.
+            had_widget = slot.widget and node.type not in REROUTES
+            if had_widget or value is not _NOTHING:
                 return _Target(node.id, slot.name, value)
         return None
 

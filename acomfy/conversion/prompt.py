@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from .resolve import Linked, Resolver
 from .saved import SavedNode
 from .scopes import Editor, Scope
 from .text import Moment, dynamic_prompt, file_name
-from .unknown import kept_inputs
+from .unknown import kept_values
 from .values import Widget
 
 _SAVERS = frozenset(
@@ -68,7 +69,7 @@ class Writer:
     def _entry(self, scope: Scope, node: SavedNode) -> dict[str, Any]:
         node_class = self._editor.class_of(node)
         if node_class is None:
-            inputs = kept_inputs(node)
+            inputs = {name: _sent(value) for name, value in kept_values(node).items()}
         else:
             self._refuse_live(scope, node, node_class)
             inputs = {name: self._value(scope, node, widget) for name, widget in self._editor.widgets(node).items()}
@@ -161,8 +162,10 @@ class Writer:
 
 
 def _sent(value: Any) -> Any:
-    """Wrap a list, which would be read as a link."""
-    return {"__value__": value} if isinstance(value, list) else value
+    """Wrap a list, which would be read as a link; share nothing with the file."""
+    if isinstance(value, list):
+        return {"__value__": copy.deepcopy(value)}
+    return copy.deepcopy(value) if isinstance(value, Mapping) else value
 
 
 def _drop_links_to_nothing(inputs: dict[str, Any], graph: Mapping[str, Any]) -> None:

@@ -104,9 +104,8 @@ class Resolver:
             raise self._error(at, f"input {live.name!r} names link {live.link}, which is not in the links", live)
         if link.target != at.node.id:
             raise self._error(at, f"input {live.name!r} names link {link.id}, which leads to node {link.target}", live)
-        claimed = {slot.link for slot in at.node.inputs}
         rivals = graph.arriving(link.target, link.target_slot)
-        if any(rival.id != link.id and rival.id in claimed for rival in rivals):
+        if len(rivals) > 1 and {slot.link for slot in at.node.inputs} & {rival.id for rival in rivals} != {link.id}:
             raise self._error(at, f"link {link.id} of input {live.name!r} and another lead to one slot", live)
         return link
 
@@ -114,10 +113,10 @@ class Resolver:
     def _unclaimed(graph: Graph, node: SavedNode, live: Live) -> Link | None:
         """Take a link that no input claims (frontend 1.58 repairs such files; 1.27 had no connection there)."""
         place = 0 if live.place is None and node.type in REROUTES else live.place
-        if place is None:
+        arriving = [] if place is None else graph.arriving(node.id, place)
+        if not arriving:
             return None
         claimed = {slot.link for slot in node.inputs}
-        arriving = graph.arriving(node.id, place)
         known = graph.nodes
         return next(
             (link for link in arriving if link.id not in claimed and (link.origin in known or link.origin == INPUTS)),

@@ -342,15 +342,16 @@ def _patched(node: SavedNode, definitions: Mapping[str, _Definition]) -> SavedNo
 
 def _told_apart(nodes: list[SavedNode], last: int) -> list[SavedNode]:
     """Give a later node of an id that is taken a new one, as 1.58 does (in 1.27 the later one took its place)."""
-    used: set[str] = set()
-    everyone = {node.id for node in nodes}
+    taken: set[str] = set()
+    used = {node.id for node in nodes}
     told = []
     for node in nodes:
-        if node.id in used:
-            last, new_id = _next_id(max(last, *map(_numeric, used)), everyone)
-            everyone.add(new_id)
+        if node.id in taken:
+            last, new_id = _next_id(last, used)
+            used.add(new_id)
             node = replace(node, id=new_id, inputs=tuple(replace(slot, link=None) for slot in node.inputs))
-        used.add(node.id)
+        last = max(last, _numeric(node.id))
+        taken.add(node.id)
         told.append(node)
     return told
 

@@ -9,7 +9,7 @@ from .saved import SavedNode
 _CONTROLS = ("fixed", "increment", "decrement", "randomize", "increment-wrap")
 
 
-def kept_inputs(node: SavedNode) -> dict[str, Any]:
+def kept_values(node: SavedNode) -> dict[str, Any]:
     """Give the widget values of a node whose class nobody knows, where the file tells their names.
 
     It does when ``widgets_values`` is an object, or when the node's saved inputs name a widget for each value that is
@@ -17,10 +17,10 @@ def kept_inputs(node: SavedNode) -> dict[str, Any]:
     missing one, which the server reports.
     """
     if isinstance(node.values, dict):
-        return {name: _sent(value) for name, value in node.values.items()}
+        return {str(name): value for name, value in node.values.items()}
     names = [slot.name for slot in node.inputs if slot.widget]
     values = list(_without_controls(node.values, names)) if isinstance(node.values, list) else []
-    return {name: _sent(value) for name, value in zip(names, values, strict=True)} if len(names) == len(values) else {}
+    return dict(zip(names, values, strict=True)) if len(names) == len(values) else {}
 
 
 def _without_controls(values: list[Any], names: list[str]) -> list[Any]:
@@ -30,7 +30,3 @@ def _without_controls(values: list[Any], names: list[str]) -> list[Any]:
         if not (after_seed and value in _CONTROLS and isinstance(kept[-1], int)):
             kept.append(value)
     return kept
-
-
-def _sent(value: Any) -> Any:
-    return {"__value__": value} if isinstance(value, list) else value

@@ -6,7 +6,7 @@ with all that is behind it: inputs, limits, lists, links and their types. An out
 the others run; only when none is left is the prompt refused. `check` says the same, in the same words, and more: it
 names all unknown classes, the node that a link misses, the name that was meant.
 
-Two things cannot be known offline: what the checks of other packs' classes say (``VALIDATE_INPUTS``), and what changed
+Some things cannot be known offline: what the checks of other packs' classes say (``VALIDATE_INPUTS``), and what changed
 on the server since the definitions were read. A doubtful finding is a warning, never a problem: the server itself
 answers within milliseconds, while a false alarm would stop a prompt that runs.
 
@@ -70,7 +70,7 @@ def check(
     nodes = _nodes(graph)
     whole = list(_wrong_as_a_whole(nodes, definitions, rules))
     outputs = _outputs(nodes, definitions, targets if rules.takes_targets else None)
-    walked = walk(outputs, nodes, Examiner(nodes, definitions, rules))
+    walked = walk(outputs, nodes, Examiner(nodes, definitions, rules), names_cycles=rules.names_cycles)
     if not outputs and not any(not finding.doubtful for _, finding in whole):
         whole.append(("", _no_outputs(targets)))
     return _report(nodes, whole, walked)

@@ -16,7 +16,7 @@ class CheckReport(Sequence[NodeProblem]):
     Attributes:
         problems: What makes the server refuse the prompt or drop outputs of it, in the server's words.
         warnings: What it would let pass or might refuse: inputs that it ignores, values that the class's own check may
-            take, constants in place of links. Never a reason to refuse.
+            take, constants in place of links, and cycles where its version drops outputs without saying so.
         valid_outputs: The output nodes that would run.
         dropped_outputs: The output nodes that would not.
         error: The server's ``error`` when it would refuse the whole prompt (400); None when it would run some of it.
@@ -32,7 +32,7 @@ class CheckReport(Sequence[NodeProblem]):
 
     @property
     def ok(self) -> bool:
-        """Whether the server would run the whole prompt."""
+        """Whether the server would take the prompt without a complaint."""
         return not self.problems
 
     @property

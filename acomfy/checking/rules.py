@@ -35,6 +35,8 @@ class Rules:
             only of one whose type is the list itself.
         several_choices: A combo with ``multiselect`` takes a list of its choices (0.21.0, #13484).
         names_missing_class: An unknown class is ``missing_node_type`` (0.13.0, #12194); before, ``invalid_prompt``.
+        names_cycles: A cycle is an error of its nodes (0.20.0, #13169). Before, an output behind one is dropped without
+            a word, and a prompt of which nothing else is left is refused without naming a node.
         renames: Classes that were renamed are replaced before the check (0.14.0).
         takes_targets: ``partial_execution_targets`` is looked at (0.3.48).
     """
@@ -43,6 +45,7 @@ class Rules:
     checks_options: bool
     several_choices: bool
     names_missing_class: bool
+    names_cycles: bool
     renames: bool
     takes_targets: bool
 
@@ -59,6 +62,7 @@ def rules_for(version: str | None, definitions: Definitions) -> Rules:
         checks_options=known >= (0, 8),
         several_choices=known >= (0, 21) or version is None,
         names_missing_class=known >= (0, 13),
+        names_cycles=known >= ((0, 18) if version is None else (0, 20)),
         renames=known >= (0, 14),
         takes_targets=known >= (0, 3, 48) or version is None,
     )

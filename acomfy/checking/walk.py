@@ -7,7 +7,7 @@ the order is that of the prompt, nothing recurses, and what is behind a broken n
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .findings import Broken, Error, Finding, write_error
@@ -33,9 +33,9 @@ class Walked:
     needed_by: dict[str, list[str]] = field(default_factory=dict)
 
 
-def walk(outputs: Iterable[str], nodes: Mapping[str, Any], examiner: Examiner) -> Walked:
-    """Check the output nodes and all that is behind them."""
-    return _Walk(nodes, examiner).run(list(outputs))
+def walk(outputs: Iterable[str], nodes: Mapping[str, Any], examiner: Examiner, *, names_cycles: bool) -> Walked:
+    """Check the output nodes and all that is behind them; ``names_cycles`` as in `Rules`."""
+    return _Walk(nodes, examiner).run(list(outputs), names_cycles=names_cycles)
 
 
 class _Walk:
@@ -47,11 +47,13 @@ class _Walk:
         self._links: dict[str, list[Link]] = {}
         self._under_way: dict[str, Iterator[Link]] = {}
 
-    def run(self, outputs: list[str]) -> Walked:
+    def run(self, outputs: list[str], *, names_cycles: bool) -> Walked:
         for output in outputs:
             self._visit(output)
         self._walked.valid = [output for output in outputs if self._valid[output]]
         self._walked.invalid = [output for output in outputs if not self._valid[output]]
+        if not names_cycles and self._walked.valid:
+            self._silence_cycles()
         self._blame()
         return self._walked
 
@@ -96,6 +98,11 @@ class _Walk:
             found = Finding(write_error("dependency_cycle", "Dependency cycle detected", shown, **extra))
             self._walked.findings.setdefault(one, []).append(found)
 
+    def _silence_cycles(self) -> None:
+        """Make cycles warnings where the server takes the prompt and says nothing of the outputs that it drops."""
+        for node_id, found in self._walked.findings.items():
+            self._walked.findings[node_id] = [_silenced(finding) for finding in found]
+
     def _blame(self) -> None:
         """Say which invalid outputs depend on each node with errors."""
         users: dict[str, list[str]] = {}
@@ -112,6 +119,12 @@ class _Walk:
                 reached.update(new)
                 waiting += new
             self._walked.needed_by[node_id] = [output for output in self._walked.invalid if output in reached & invalid]
+
+
+def _silenced(finding: Finding) -> Finding:
+    if finding.error["type"] != "dependency_cycle":
+        return finding
+    return replace(finding, hint="the server drops the outputs behind it without saying so", doubtful=True)
 
 
 def _broken(broken: Broken, via: Link | None) -> Error:

@@ -139,7 +139,7 @@ def _leaves(value: Any) -> Iterator[str | Mapping[str, Any]]:
         elif isinstance(item, str) or (isinstance(item, Mapping) and _is_file(item)):
             yield item
         elif isinstance(item, Mapping):
-            waiting.extend(part for part in reversed(item.values()) if not isinstance(part, str))
+            waiting.extend(part for part in reversed(list(item.values())) if not isinstance(part, str))
 
 
 def _is_file(entry: Mapping[str, Any]) -> bool:

@@ -201,16 +201,15 @@ def _guarded_headers(request: web.Request, name: str) -> dict[str, str]:
     """Give the headers of a file; what may hold scripts is to be downloaded, but for an SVG that an <img> asks for."""
     mime = mimetypes.guess_type(name)[0] or ""
     escaped = name.replace("\\", "\\\\").replace('"', '\\"')
-    headers = {"X-Content-Type-Options": "nosniff", hdrs.CONTENT_DISPOSITION: f'filename="{escaped}"'}
+    headers: dict[str, str] = {"X-Content-Type-Options": "nosniff", hdrs.CONTENT_DISPOSITION: f'filename="{escaped}"'}
     if mime not in _DEFUSED and not mime.endswith(("+xml", "/xml")):
         return headers
     headers |= {hdrs.VARY: "Sec-Fetch-Dest", hdrs.CACHE_CONTROL: "no-store"}
     if mime == "image/svg+xml" and request.headers.get("Sec-Fetch-Dest") == "image":
         return headers
-    return headers | {
-        hdrs.CONTENT_TYPE: "application/octet-stream",
-        hdrs.CONTENT_DISPOSITION: f'attachment; filename="{escaped}"',
-    }
+    headers[hdrs.CONTENT_TYPE] = "application/octet-stream"
+    headers[hdrs.CONTENT_DISPOSITION] = f'attachment; filename="{escaped}"'
+    return headers
 
 
 def _preview(path: Path, wish: str, channel: str) -> tuple[bytes, str]:

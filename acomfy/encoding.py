@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 _STRIP_SIZE = 1 << 20
 _COLOR_TYPES = {"L": 0, "RGB": 2, "LA": 4, "RGBA": 6}
 _MODES = ("L", "LA", "RGB", "RGBA")
-_NEAREST = {"1": "L", "La": "LA", "PA": "RGBA", "RGBa": "RGBA", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB"}
+_NEAREST = {
+    "1": "L",
+    "La": "LA",
+    "PA": "RGBA",
+    "RGBa": "RGBA",
+    "RGBX": "RGB",
+    "CMYK": "RGB",
+    "YCbCr": "RGB",
+    "LAB": "RGB",
+}
 _UP = b"\2"
 _SLACK = 0.1
 
@@ -57,16 +66,12 @@ def _plain(image: Image) -> Image:
         return image
     if image.mode == "P" or "transparency" in image.info:
         return image.convert("RGBA" if image.has_transparency_data else "RGB")
-    if image.mode.startswith("I"):  # 16 bits, which ComfyUI's loaders do not read; a 32 bit image holds no more either
-        return image.point(lambda value: value * (1 / 257)).convert("L") if image.mode == "I" else _from_16_bits(image)
+    if image.mode.startswith("I"):  # 16 bits, which LoadImage would not read right (nodes.py 0.3.64)
+        return image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
     mode = _NEAREST.get(image.mode)
     if mode is None:
         raise ValueError(f"a picture of mode {image.mode} has no place in a PNG; convert it, for example to RGB")
     return image.convert(mode)
-
-
-def _from_16_bits(image: Image) -> Image:
-    return image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
 
 
 def _scaled(pixels: Pixels) -> bytes:

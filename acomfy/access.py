@@ -233,7 +233,10 @@ class Access:
 
     def socket_url(self, params: Mapping[str, str]) -> URL:
         """Give the address of the WebSocket."""
-        url = self.base / "ws" % {**self.params, **self._socket_params, **params}
+        own = dict(self._socket_params)
+        if not own and self.profile.key_parameter and self._token is not None:
+            own = {self.profile.key_parameter: self._token}
+        url = self.base / "ws" % {**self.params, **own, **params}
         return url.with_scheme({"http": "ws", "https": "wss"}[url.scheme])
 
     def connector(self, *, reuse: bool = True) -> aiohttp.BaseConnector:

@@ -177,7 +177,7 @@ class Client(ServerMethods):
         self._heartbeat_interval = heartbeat_interval
         self._max_message_size = max_message_size
         self._capabilities: Capabilities | None = access.profile.capabilities
-        self._router = Router()
+        self._router = Router(interleaved=access.profile.interleaves)
         self._transport = Transport(
             access,
             self._session,
@@ -666,7 +666,7 @@ class Client(ServerMethods):
             await self._or_none(self._once.get_system_stats()),
             await self._or_none(self._once.get_features()),
         )
-        self._capabilities = read_capabilities(stats, features)
+        self._capabilities = self._transport.profile.corrected(read_capabilities(stats, features))
 
     async def _or_none(self, request: Coroutine[Any, Any, Any]) -> Any:
         try:

@@ -96,6 +96,8 @@ def _queue_item(item: Any) -> QueueItem:
         extra_data = item.get("extra_data")
     elif isinstance(item, list):
         number, prompt_id, prompt, extra_data = item[0], item[1], item[2], item[3]
+        if isinstance(extra_data, list):  # Comfy Cloud: the outputs stand there, and what it knows of the prompt after
+            extra_data = item[4] if len(item) > 4 else None
     else:
         raise TypeError(f"{type(item).__name__} is no prompt")
     return QueueItem(
@@ -110,6 +112,8 @@ def history_prompt_id(history: Mapping[str, Any], prompt_id: str) -> str | None:
     """Find our prompt in a history by the tag that we gave it; None when it is not there."""
     for found_id, entry in history.items():
         prompt = entry.get("prompt") if isinstance(entry, Mapping) else None
+        if isinstance(prompt, Mapping):  # Comfy Cloud, and the fork of 0.10.0
+            prompt = [prompt.get("extra_data")]
         for part in prompt if isinstance(prompt, list) else ():
             if isinstance(part, Mapping) and part.get(PROMPT_ID_TAG) == prompt_id:
                 return found_id

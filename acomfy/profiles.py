@@ -8,7 +8,7 @@ history under other paths, and answers ``/view`` with a redirect to a signed add
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .capabilities import Capabilities
@@ -24,6 +24,7 @@ class Profile:
         key_header: The header of the API key; "" where there is none.
         key_parameter: The query parameter of the API key when the WebSocket is opened.
         history: The path of the history.
+        unknown_is_404: It says 404 of a prompt that has no history; a ComfyUI says ``{}``, and its 404 is a proxy's.
         signed_files: Files may be answered with a redirect to another host, which is followed without credentials.
         interleaves: Several prompts run at once: a picture that names no prompt cannot be told whose it is.
         capabilities: What the server can do, where that needs no asking; None: ask.
@@ -34,6 +35,7 @@ class Profile:
     key_header: str = ""
     key_parameter: str = ""
     history: str = "/history"
+    unknown_is_404: bool = False
     signed_files: bool = False
     interleaves: bool = False
     capabilities: Capabilities | None = None
@@ -41,6 +43,12 @@ class Profile:
     def path(self, path: str) -> str:
         """Give the path under which a route is found."""
         return path if not self.prefix or path.startswith(f"{self.prefix}/") else self.prefix + path
+
+    def corrected(self, told: Capabilities) -> Capabilities:
+        """Correct what a server told of itself by what is known of its kind."""
+        if self.capabilities is None:
+            return told
+        return replace(self.capabilities, version=told.version, max_upload_size=told.max_upload_size)
 
 
 COMFYUI = Profile("comfyui")
@@ -50,6 +58,7 @@ CLOUD = Profile(
     key_header="X-API-Key",
     key_parameter="token",
     history="/history_v2",
+    unknown_is_404=True,
     signed_files=True,
     interleaves=True,
     capabilities=Capabilities(targeted_interrupt=True, cancels_jobs=True),

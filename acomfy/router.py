@@ -286,6 +286,10 @@ _NEVER = frames.PROGRESS_STATE + b"\n"
 class Router:
     """Route frames to live prompts.
 
+    Args:
+        interleaved: The server runs several prompts at once, so that there are no windows: what names no prompt belongs
+            to nobody.
+
     Attributes:
         live: The tracked prompts by prompt_id.
         generation: Counts the losses. Two equal values have nothing missed between them.
@@ -295,8 +299,9 @@ class Router:
         statuses: How many ``status`` messages came.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, interleaved: bool = False) -> None:
         self.live: dict[str, TrackedPrompt] = {}
+        self._interleaved = interleaved
         self.generation = 0
         self.listeners = 0
         self.unattributed = 0
@@ -396,7 +401,7 @@ class Router:
             return None
         if isinstance(event, events.PreviewImage):
             return self._picture(event)
-        if isinstance(event, events.Text) and self._window is not None:
+        if isinstance(event, events.Text) and self._window is not None and not self._interleaved:
             return (self._window, event) if self._window.listeners else None
         return (None, event) if self.listeners else None
 
@@ -574,6 +579,8 @@ class Router:
 
     def _picture(self, event: events.PreviewImage) -> Delivery | None:
         prompt = self.live.get(event.prompt_id or "") if event.has_metadata else self._window
+        if self._interleaved and not event.has_metadata:
+            prompt = None
         if prompt is None or prompt.verdict is not None:
             self.unattributed += 1
             return None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from ..errors import PayloadTooLarge, PromptRejected, ProtocolError
+from ..errors import HTTPError, PayloadTooLarge, PromptRejected, ProtocolError
 from ..profiles import read_histories
 from ..transport import segment
 from . import shapes
@@ -89,7 +89,13 @@ class PromptRoutes(Routes):
 
         None when it has none: it waits, runs, was deleted, or never existed.
         """
-        history = await self._transport.get_object(f"{self._transport.profile.history}/{segment(prompt_id)}")
+        profile = self._transport.profile
+        try:
+            history = await self._transport.get_object(f"{profile.history}/{segment(prompt_id)}")
+        except HTTPError as exc:
+            if exc.status == 404 and profile.unknown_is_404:
+                return None
+            raise
         entry = history.get(prompt_id)
         return entry if isinstance(entry, dict) else None
 

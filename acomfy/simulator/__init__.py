@@ -9,6 +9,7 @@ says is compared with recordings of a real one. Pictures are made with Pillow an
 
 from .cache import CacheMode
 from .clock import Clock, VirtualClock
+from .cloud import Cloud
 from .faults import Faults, Lasting
 from .ledger import Entry, Ledger, ProducedImage
 from .nodes import Batch, ExecutionBlocker, Interrupted, Node, NodeContext, NodeResult, OutOfMemoryError
@@ -19,6 +20,7 @@ __all__ = [
     "Batch",
     "CacheMode",
     "Clock",
+    "Cloud",
     "Entry",
     "ExecutionBlocker",
     "Faults",

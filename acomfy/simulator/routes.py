@@ -46,10 +46,13 @@ class Routes:
     def application(self) -> web.Application:
         """Build the web application."""
         server = self._server
+        cloudy = [] if server.cloud is None else [server.cloud.middleware]
         app = web.Application(
             client_max_size=server.max_upload_size,
-            middlewares=[self._count, server.faults.middleware, self._trouble, self._guard],
+            middlewares=[*cloudy, self._count, server.faults.middleware, self._trouble, self._guard],
         )
+        if server.cloud is not None:
+            server.cloud.add_to(app)
         app.router.add_get("/ws", server.sockets.handle)
         app.router.add_get("/api/ws", server.sockets.handle)
         for method, path, handler in self._table():
@@ -133,6 +136,8 @@ class Routes:
         server = self._server
         server.sockets.log("got prompt\n")
         body = await request.json()
+        if server.cloud is not None:
+            body = server.cloud.accepted(body)
         number = self._number(body)
         if "prompt" not in body:
             refusal = error("no_prompt", "No prompt provided", "No prompt provided")

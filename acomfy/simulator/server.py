@@ -16,6 +16,7 @@ from aiohttp import web
 from .. import events
 from .cache import Cache, CacheMode
 from .clock import Clock
+from .cloud import Cloud
 from .execution import Executor
 from .faults import Faults
 from .files import Folders
@@ -68,6 +69,7 @@ class SimulatedServer:
         output_dir: Where SaveImage saves; None is a temporary directory that goes when the server is closed.
         multi_user: As with ``--multi-user``: user data belongs to the user whom the ``comfy-user`` header names.
         assets: As with ``--enable-assets``: the server knows files by their content and tags.
+        cloud: Behave like Comfy Cloud; see `Cloud`.
 
     Attributes:
         prompts: The body of every ``POST /prompt`` that was queued, in order.
@@ -102,6 +104,7 @@ class SimulatedServer:
         output_dir: str | Path | None = None,
         multi_user: bool = False,
         assets: bool = False,
+        cloud: Cloud | None = None,
     ) -> None:
         self.host = host
         self.port = port
@@ -123,9 +126,12 @@ class SimulatedServer:
         self.node_replacements: dict[str, list[dict[str, Any]]] = {}
         self.multi_user = multi_user
         self.assets = assets
+        self.cloud = cloud
         self.classes: dict[str, Node] = {}
         self.folders = Folders()
         self.sockets = Sockets(lambda: len(self.queue), self.features, self.notify, negotiates=self.can.feature_flags)
+        if cloud is not None:
+            cloud.put_upon(self)
         self.faults = Faults(self)
         self.clock = clock or Clock()
         self.scripts = Scripts(self.clock, self.notify)
@@ -197,6 +203,8 @@ class SimulatedServer:
     async def come_up(self) -> None:
         """Listen, and start the worker."""
         await self._listen()
+        if self.cloud is not None:
+            await self.cloud.start()
         self._worker.start()
         self.clock.attend(self._working)
         self._publisher = asyncio.create_task(self.sockets.publish())
@@ -237,6 +245,8 @@ class SimulatedServer:
 
     async def _stop(self) -> None:
         await self._worker.stop()
+        if self.cloud is not None:
+            await self.cloud.stop()
         self.clock.leave(self._working)
         if self._publisher is not None:
             self._publisher.cancel()

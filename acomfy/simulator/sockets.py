@@ -40,6 +40,7 @@ class Sockets:
         log_readers: The client ids that the log is sent to.
         logs: What was written last.
         delivering: Cleared while nothing is to be sent.
+        user_wide: Every socket gets every message, as in Comfy Cloud.
         changes: What a fault does to the messages that wait at the same time.
     """
 
@@ -64,6 +65,7 @@ class Sockets:
         self._negotiates = negotiates
         self.delivering = asyncio.Event()
         self.delivering.set()
+        self.user_wide = False
         self.changes: list[Callable[[list[Message]], list[Message]]] = []
         self._outgoing: asyncio.Queue[Message] = asyncio.Queue()
 
@@ -107,7 +109,7 @@ class Sockets:
         return isinstance(flags, Mapping) and flags.get(flag) is True
 
     async def _deliver(self, event: Event | str | bytes, sid: Any) -> None:
-        if sid is None:
+        if sid is None or self.user_wide:
             receivers = list(self.by_sid.values())
         else:
             found = self.by_sid.get(sid) if isinstance(sid, str) else None

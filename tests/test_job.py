@@ -685,16 +685,16 @@ async def test_an_iterator_that_is_let_go_during_a_delivery_costs_the_others_not
 ) -> None:
     job = await client.submit(puppeteered())
     await puppet.running.wait()
-    stop: list[Callable[[], None]] = []
+    stop: dict[Buffer, Callable[[], None]] = {}
 
     class LetGo(Buffer):
         def put(self, event: acomfy.Event) -> None:
-            stop.pop()()
+            stop.pop(self)()
 
-    for listeners, stop_listening in ((job._buffers, job._stop_listening), (client._live.listeners, None)):
-        buffer = LetGo()
-        listeners.append(buffer)
-        stop.append(partial(stop_listening or listeners.remove, buffer))
+    first, second = LetGo(), LetGo()
+    job._buffers += (first,)
+    client._live.listeners.append(second)
+    stop[first], stop[second] = partial(job._stop_listening, first), partial(client._live.listeners.remove, second)
     client._router.listeners = 1
     events, others = job.events(), client.events()
     puppet.do(lambda context: context.send("ours", {"prompt_id": context.prompt_id}))
@@ -704,7 +704,7 @@ async def test_an_iterator_that_is_let_go_during_a_delivery_costs_the_others_not
     async with asyncio.timeout(5000 * MS):
         while not isinstance(await anext(others), acomfy.Unknown):
             pass
-    assert stop == []
+    assert not stop
 
 
 # --- position() ------------------------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -111,8 +111,7 @@ class FileRoutes(Routes):
         answer = await self._send_file(path, "image", file, filename, fields, limit)
         return _upload(answer, path)
 
-    @asynccontextmanager
-    async def view(
+    def view(
         self,
         filename: str,
         *,
@@ -123,7 +122,7 @@ class FileRoutes(Routes):
         res: int | None = None,
         headers: Mapping[str, str] | None = None,
         allowed: tuple[int, ...] = (),
-    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """Open a file of the server for reading (``GET /view``).
 
         What breaks while it is read is raised as by the other routes; the caller's own errors pass. The file itself
@@ -143,8 +142,7 @@ class FileRoutes(Routes):
                 name with ``..`` in it.
         """
         params = query(filename=filename, subfolder=subfolder, type=type, preview=preview, channel=channel, res=res)
-        async with self._transport.stream("GET", "/view", params=params, headers=headers, allowed=allowed) as response:
-            yield response
+        return self._transport.stream("GET", "/view", params=params, headers=headers, allowed=allowed)
 
     async def get_view_metadata(self, folder: str, filename: str) -> dict[str, Any]:
         """Give what a model file says of itself (``GET /view_metadata/{folder}``): safetensors' ``__metadata__``.

@@ -9,6 +9,7 @@ from a tenth of the size to it.
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -115,14 +116,14 @@ async def asked(connected: Connected) -> Result:
 
 
 async def uploaded(connected: Connected, *, size: int) -> Result:
-    """Upload so many bytes, and a file of as many."""
-    api, content = _client(connected).api, bytes(size)
+    """Upload so many bytes, and a file of as many, that were not uploaded before."""
+    client, content = _client(connected), os.urandom(size)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "input.png")
-        await asyncio.to_thread(path.write_bytes, content)
+        await asyncio.to_thread(path.write_bytes, content[::-1])
         uploads: dict[str, Callable[[], Awaitable[Any]]] = {
-            "of bytes": lambda: api.upload_image(content, "input.png"),
-            "from a file": lambda: api.upload_image(path, "input.png"),
+            "of bytes": lambda: client.upload(content),
+            "from a file": lambda: client.upload(path),
         }
         return {what: (await stalled(upload()))[1] for what, upload in uploads.items()}
 

@@ -505,6 +505,31 @@ def test_a_primitive_gives_its_value_to_the_widgets_that_it_is_linked_to() -> No
     assert inputs(convert(empty, consumer, links=[[8, 1, 0, 2, 0, "INT"]]), "2") == {"n": 5}
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "value", "expected"),
+    [
+        ("INT", {"min": 1, "max": 100}, 5000, 100),
+        ("INT", {}, -3, 0),
+        ("INT", {"min": 16, "max": 8192, "step": 8}, 513, 512),
+        ("INT", {"max": 2**64}, 2**60 + 1, 2**60 + 1),
+        ("INT", {}, 2.5, 3),
+        ("FLOAT", {"min": 0.0, "max": 1.0, "step": 0.01}, 187, 1.0),
+        ("FLOAT", {"max": 10.0, "step": 0.1, "round": 0.01}, 7.126, 7.1),
+        ("FLOAT", {"max": 10.0, "round": False}, 7.126, 7.1),
+        ("FLOAT", {"max": 10.0, "step": 1}, 7.126, 7.126),
+        ("STRING", {}, 5, 5),
+        ("INT", {}, True, True),
+    ],
+)
+def test_a_number_from_a_primitive_is_settled_for_the_widget(
+    kind: str, options: dict[str, Any], value: Any, expected: Any
+) -> None:
+    classes = {"C": info({"n": [kind, options]})}
+    nodes = (node(1, "PrimitiveNode", value, "fixed"), node(2, "C", 0, inputs=[widget_socket("n", 8, kind)]))
+    graph = to_api(workflow(*nodes, links=[[8, 1, 0, 2, 0, kind]]), classes)
+    assert graph["2"]["inputs"] == {"n": expected}
+
+
 def test_a_primitive_does_nothing_through_a_reroute_or_to_a_socket() -> None:
     primitive = node(1, "PrimitiveNode", 42)
     reroute = node(3, "Reroute", inputs=sockets(**{"": 7}))

@@ -56,6 +56,17 @@ class Input:
     def choices(self) -> tuple[Any, ...] | None:
         return self._definition.choices
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the greatest number that the widget lets through; without ends 0 to 2048."""
+        least, most = self._definition.minimum, self._definition.maximum
+        return (0 if least is None else least, 2048 if most is None else most)
+
+    @property
+    def step(self) -> float | None:
+        step = self._definition.step
+        return step if step is not None and step > 0 else None
+
     @cached_property
     def widget_type(self) -> str:
         kind = self.options.get("widgetType")
@@ -66,15 +77,6 @@ class Input:
         return not self.options.get("forceInput") and (
             self.widget_type in _WIDGET_TYPES or self.widget_type in LIVE_TYPES
         )
-
-    @property
-    def is_combo(self) -> bool:
-        return self.widget_type in ("COMBO", DYNAMIC_COMBO)
-
-    @property
-    def has_socket(self) -> bool:
-        """Whether the input can be linked: ``socketless`` widgets cannot."""
-        return not (self.is_widget and self.options.get("socketless"))
 
     @property
     def is_text_box(self) -> bool:

@@ -16,7 +16,7 @@ from .saved import SavedNode
 from .scopes import Editor, Scope
 from .text import Moment, dynamic_prompt, file_name
 from .unknown import kept_values
-from .values import Widget
+from .values import Widget, settled
 
 _SAVERS = frozenset(
     {"SaveImage", "SaveSVGNode", "SaveVideo", "SaveAnimatedWEBP", "SaveWEBM", "SaveAudio", "SaveAudioMP3"}
@@ -80,7 +80,8 @@ class Writer:
             elif isinstance(source, Given) and not source.processed:
                 inputs[live.name] = _sent(source.value)
             elif isinstance(source, Given) and live.widget is not None:
-                inputs[live.name] = _sent(self._processed(scope, node, live.widget.input, self._primitive(source)))
+                spec = live.widget.input
+                inputs[live.name] = _sent(self._processed(scope, node, spec, self._primitive(spec, source)))
         return {"inputs": inputs, "class_type": node.type, "_meta": {"title": self._editor.title(node)}}
 
     @staticmethod
@@ -102,11 +103,11 @@ class Writer:
             return _sent(given.value)
         return _sent(self._processed(scope, node, widget.input, widget.value))
 
-    def _primitive(self, given: Given) -> Any:
-        """Fill in a PrimitiveNode's text if its property says so ("Run widget replace on values")."""
+    def _primitive(self, spec: Input, given: Given) -> Any:
+        """Give a PrimitiveNode's value to a widget: its text filled in if its property says so, its number settled."""
         if given.has_tokens and isinstance(given.value, str):
             return file_name(given.value, self._named_value, self._choices.date)
-        return given.value
+        return settled(spec, given.value)
 
     def _processed(self, scope: Scope, node: SavedNode, spec: Input, value: Any) -> Any:
         """Apply what the editor does to a text when it queues."""
@@ -136,7 +137,7 @@ class Writer:
             if live.name == widget_name and live.widget is not None:
                 source = self._resolver.source(scope, node, place)
                 if isinstance(source, Given) and source.processed:
-                    return source.value
+                    return self._primitive(live.widget.input, source)
         return self._editor.widgets(node)[widget_name].value
 
     def _search_name(self, node: SavedNode) -> Any:

@@ -164,7 +164,7 @@ class Editor:
             yield from ((port.name, port.type, None) for port in graph.inputs)
         elif node_class is not None:
             widgets = self.widgets(node)
-            inputs = [spec for spec in all_inputs(node_class, widgets) if spec.type != AUTOGROW and spec.has_socket]
+            inputs = [spec for spec in all_inputs(node_class, widgets) if spec.type != AUTOGROW]
             yield from ((spec.name, _shown_type(spec), None) for spec in inputs if not spec.is_widget)
             yield from ((spec.name, spec.type, widgets[spec.name]) for spec in inputs if spec.is_widget)
         elif node.type in REROUTES and not node.inputs:

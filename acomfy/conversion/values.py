@@ -6,6 +6,7 @@ lands in the wrong places, in the editor as here; nothing is clamped, rounded or
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,37 @@ def deal(node: SavedNode, node_class: NodeClass) -> dict[str, Widget]:
             place += 1 + spec.places_after
         dealt[spec.name] = Widget(spec, _loaded(spec, value, node))
     return dealt
+
+
+def settled(spec: Input, value: Any) -> Any:
+    """Bring a PrimitiveNode's number into the range and onto the steps of the widget that takes it.
+
+    The editor does so when it connects the two after loading; it does so with no other value.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or spec.widget_type not in ("INT", "FLOAT"):
+        return value
+    least, most = spec.range
+    value = min(max(value, least), most)
+    return _on_steps(spec, value) if spec.widget_type == "INT" else _on_decimals(spec, value)
+
+
+def _on_steps(spec: Input, value: float) -> float:
+    step = spec.step or 1
+    offset = 0 if step == 1 else spec.range[0] % step
+    if all(isinstance(part, int) for part in (value, step, offset)):
+        return (2 * (value - offset) + step) // (2 * step) * step + offset  # exact also beyond 2**53
+    return math.floor((value - offset) / step + 0.5) * step + offset
+
+
+def _on_decimals(spec: Input, value: float) -> float:
+    decimals = max(0, -math.floor(math.log10(spec.step or 0.5)))
+    unit = spec.options.get("round")
+    if not isinstance(unit, int | float) or unit <= 0:
+        unit = 10.0**-decimals if decimals else None
+    if not unit:
+        return value
+    return round(math.floor(value / unit + 0.5) * unit, decimals)
 
 
 def _walk(inputs: list[Input], dealt: Mapping[str, Widget]) -> Iterator[Input]:

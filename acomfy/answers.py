@@ -23,6 +23,12 @@ from .retry import read_date, read_retry_after
 
 _REFUSAL_BYTES = 4096
 _REASON_LENGTH = 300
+_HINT = "is ComfyUI running there, and is the address right?"
+_HINTS: tuple[tuple[type[Exception], str], ...] = (
+    (aiohttp.ClientProxyConnectionError, "that is the proxy: is its address right?"),
+    (aiohttp.ClientConnectorCertificateError, "ssl=False takes a self-signed server, an ssl.SSLContext knows its own"),
+    (aiohttp.ClientSSLError, "does the server speak TLS there, or is it http://?"),
+)
 
 
 class Answers:
@@ -139,7 +145,8 @@ class Answers:
         # aiohttp raises these two before a byte was sent; with any other the request may have arrived.
         not_sent = isinstance(exc, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
         reason = self._access.scrub(self._reason(exc))[:_REASON_LENGTH]
-        failure = ServerUnreachable(str(shown(url)), reason, maybe_sent=not not_sent)
+        hint = next((hint for kind, hint in _HINTS if isinstance(exc, kind)), _HINT)
+        failure = ServerUnreachable(str(shown(url)), reason, maybe_sent=not not_sent, hint=hint)
         if isinstance(cause := getattr(exc, "os_error", None), OSError):
             failure.__cause__ = cause
         return failure

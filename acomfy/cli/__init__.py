@@ -1,7 +1,8 @@
-"""The command line (``pip install "acomfy[cli]"``): ``acomfy run`` and ``acomfy serve``.
+"""The command line (``pip install "acomfy[cli]"``): ``acomfy run``, ``inspect``, ``check``, ``convert``, ``nodes``, ...
 
-``arguments`` reads what was typed, ``running`` sends the prompts and saves what they give, ``reports`` tells about it
-(lines, JSON), ``bars`` draws bars in a terminal, ``app`` puts them together.
+A module for each command, put together in ``app``. ``arguments`` reads what was typed, ``classes`` gets the server's
+node classes, ``ends`` knows the exit codes; ``running`` sends the prompts of a run and saves what they give,
+``reports`` tells about it (lines, JSON), ``bars`` draws bars in a terminal, ``trees`` draws a workflow.
 """
 
 from __future__ import annotations

@@ -6,12 +6,13 @@ import json
 import os
 import random
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from .. import examples
 from ..access import base_url
-from ..workflow import Workflow
+from ..workflow import ObjectInfo, Workflow
 
 Seed: TypeAlias = int | Literal["random"] | None
 
@@ -40,18 +41,23 @@ def server_url(server: str | None) -> str:
     return url
 
 
-def load_workflow(name: str) -> Workflow:
+def load_workflow(name: str, object_info: ObjectInfo | None = None, *, keep_unknown: bool = False) -> Workflow:
     """Load a workflow from a path, or a shipped example by its name.
+
+    Args:
+        object_info: The node classes of the server, for the editor's own format.
+        keep_unknown: Keep nodes of classes that the server has not.
 
     Raises:
         UsageError: There is neither, or the file cannot be read.
-        WorkflowFormatError: It is no workflow in API format.
+        WorkflowFormatError: There is no workflow in it, or it needs ``object_info``.
+        ServerError: The node classes cannot be had.
     """
     path = Path(name)
     if not path.exists() and name in examples.WORKFLOWS:
         return examples.load(name)
     try:
-        return Workflow.load(path)
+        return Workflow.load(path, object_info, keep_unknown=keep_unknown, rng=random.Random(), now=datetime.now())
     except FileNotFoundError:
         known = ", ".join(examples.WORKFLOWS)
         raise UsageError(

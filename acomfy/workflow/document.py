@@ -11,7 +11,7 @@ out is not shared any more: no edit of one workflow is seen by another.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,6 +27,7 @@ from .values import as_json, check_values, copied, copied_node
 from .walk import Link
 
 if TYPE_CHECKING:
+    from ..checking import CheckReport
     from ..conversion.text import Moment
 
 
@@ -371,6 +372,24 @@ class Workflow(MutableMapping[str, dict[str, Any]]):
         Without ``object_info`` models are known by their file names' endings, and nothing is known of the server.
         """
         return list(requirements(self._nodes, None if object_info is None else definitions_of(object_info)))
+
+    def check(
+        self, object_info: ObjectInfo, *, targets: Collection[str] | None = None, version: str | None = None
+    ) -> CheckReport:
+        """Find what the server would refuse, without sending anything: empty, and false, when nothing.
+
+        ``report.raise_for_problems()`` raises what submitting the workflow would raise.
+
+        Args:
+            targets: The output nodes to run, as for ``submit``; None is all.
+            version: The server's version, for example "0.3.64"; None goes by the definitions.
+
+        Raises:
+            ProtocolError: ``object_info`` is something else.
+        """
+        from ..checking import check
+
+        return check(self._nodes, definitions_of(object_info), targets=targets, version=version)
 
     def diff(self, other: Graph) -> list[Change]:
         """Say what changed from this workflow to another; empty when nothing did that is sent or seen.

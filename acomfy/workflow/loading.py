@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -25,8 +25,10 @@ if TYPE_CHECKING:  # what reads files and converts is imported when it is needed
     from ..embedded import Embedded
 
 Source: TypeAlias = str | bytes | bytearray | os.PathLike[str] | Graph
-ObjectInfo: TypeAlias = "Mapping[str, Any] | Definitions | str | os.PathLike[str]"
-"""The node classes of a server: what ``GET /object_info`` answers, `Definitions`, or the path of a file with it."""
+Classes: TypeAlias = "Mapping[str, Any] | Definitions | str | os.PathLike[str]"
+ObjectInfo: TypeAlias = "Classes | Callable[[], Classes]"
+"""The node classes of a server: what ``GET /object_info`` answers, `Definitions`, or the path of a file with it; or a
+function that gives them, which is called only when they are needed."""
 
 Format: TypeAlias = Literal["prompt", "workflow", "request"]
 
@@ -156,6 +158,8 @@ def definitions_of(object_info: ObjectInfo) -> Definitions:
     """
     from ..definitions import Definitions
 
+    if callable(object_info):
+        object_info = object_info()
     if isinstance(object_info, str | os.PathLike):
         return Definitions(_parsed(Path(object_info).read_bytes(), os.fspath(object_info)))
     return Definitions.of(object_info)

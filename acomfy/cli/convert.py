@@ -1,0 +1,53 @@
+"""``acomfy convert``: whatever holds a workflow, written in API format."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..workflow import Workflow
+from .arguments import UsageError, load_workflow
+from .classes import Classes, ObjectInfoFile, Server, Simulate
+from .ends import OTHER_CODES, accept_any_text, in_words
+
+EXIT_CODES = f"Exit codes: 0 written; {OTHER_CODES}."
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="IN", help="A file of the editor, or a picture, film or sound that ComfyUI saved."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="OUT", help="Where to write it; without it to stdout.")
+    ] = None,
+    server: Server = None,
+    object_info: ObjectInfoFile = None,
+    simulate: Simulate = False,
+    keep_unknown: Annotated[
+        bool, typer.Option("--keep-unknown", help="Keep nodes of classes that the server has not, as far as that goes.")
+    ] = False,
+) -> None:
+    """Write a workflow in API format, which is what runs.
+
+    The editor's own format takes the node classes of the server, which is asked for them only then.
+    """
+    with in_words():
+        workflow = load_workflow(source, Classes(server, simulate, object_info), keep_unknown=keep_unknown)
+        _write(workflow, out)
+    print(f"acomfy: {source}: {workflow.found}, {len(workflow)} nodes", file=sys.stderr)
+
+
+def _write(workflow: Workflow, out: Path | None) -> None:
+    text = workflow.to_json()
+    if out is None:
+        accept_any_text()
+        print(text)
+        return
+    try:
+        out.write_text(f"{text}\n", encoding="utf-8")
+    except OSError as exc:
+        raise UsageError(f"cannot write {out}: {exc.strerror}") from None

@@ -1,0 +1,122 @@
+"""``acomfy inspect``: what is in a workflow, told to people or to programs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from ..definitions import Definitions
+from ..workflow import Workflow, describe
+from .arguments import load_workflow
+from .classes import Classes, ObjectInfoFile, Server, Simulate
+from .ends import OTHER_CODES, accept_any_text, in_words, printable
+from .trees import Trees, sizes
+
+EXIT_CODES = f"Exit codes: 0 told; {OTHER_CODES}."
+
+_WITHOUT_CLASSES = (
+    "note: this was read without the server's node classes, so that values whose names the file does not tell are left "
+    "out; with --server or --object-info all are shown"
+)
+
+
+def inspect(
+    workflow: Annotated[
+        str, typer.Argument(metavar="FILE", help="A workflow, in whatever file it is: JSON, picture, film, sound.")
+    ],
+    server: Server = None,
+    object_info: ObjectInfoFile = None,
+    simulate: Simulate = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object.")] = False,
+) -> None:
+    """Show a workflow: its nodes as a tree, their inputs, the models it needs, its seeds and sizes.
+
+    No server is needed. With one (--server, --object-info) its names for outputs are shown, whether it has the models,
+    and which inputs are seeds.
+    """
+    with in_words():
+        classes = Classes(server, simulate, object_info)
+        definitions = classes() if classes.chosen else None
+        loaded, note = _load(workflow, definitions)
+    accept_any_text()
+    if as_json:
+        print(json.dumps(_plain(loaded, definitions)))
+        return
+    width = shutil.get_terminal_size().columns
+    for line in _told(workflow, loaded, definitions, width):
+        print(printable(line))
+    if note is not None:
+        print(f"\n{note}")
+
+
+def _load(name: str, definitions: Definitions | None) -> tuple[Workflow, str | None]:
+    """Load a workflow; the editor's format without node classes too, as far as it tells itself what it holds."""
+    if definitions is not None:
+        return load_workflow(name, definitions, keep_unknown=True), None
+    asked = []
+
+    def none() -> Definitions:
+        asked.append(True)
+        return Definitions({})
+
+    workflow = load_workflow(name, none, keep_unknown=True)
+    return workflow, _WITHOUT_CLASSES if asked else None
+
+
+def _told(name: str, workflow: Workflow, definitions: Definitions | None, width: int) -> Iterator[str]:
+    links = len(workflow.links())
+    yield f"{name}: {workflow.found}; {_counted(len(workflow), 'node')}, {_counted(links, 'link')}"
+    yield ""
+    yield from Trees(workflow, definitions, width).lines()
+    for title, lines in _sections(workflow, definitions).items():
+        if lines:
+            yield from ("", f"{title}:", *(f"  {line}" for line in lines))
+
+
+def _sections(workflow: Workflow, definitions: Definitions | None) -> dict[str, list[str]]:
+    nodes = workflow.to_dict()
+    return {
+        "models and files": [str(need) for need in workflow.requirements(definitions)],
+        "seeds": [
+            f"{value} ({describe(node_id, nodes[node_id])}, {input_name})"
+            for (node_id, input_name), value in workflow.seeds(definitions).items()
+        ],
+        "sizes": [f"{_size(size)} ({describe(node_id, nodes[node_id])})" for node_id, size in sizes(nodes)],
+    }
+
+
+def _size(size: dict[str, int]) -> str:
+    more = [f"{name} {value}" for name, value in size.items() if name not in ("width", "height")]
+    return ", ".join([f"{size['width']} x {size['height']}", *more])
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _plain(workflow: Workflow, definitions: Definitions | None) -> dict[str, Any]:
+    nodes, found = workflow.to_dict(), workflow.found
+    return {
+        "container": found and found.container,
+        "format": found and found.format,
+        "nodes": nodes,
+        "files": [
+            {
+                "node_id": need.node_id,
+                "input_name": need.input_name,
+                "value": need.value,
+                "folder": need.folder,
+                "available": need.available,
+            }
+            for need in workflow.requirements(definitions)
+        ],
+        "seeds": [
+            {"node_id": node_id, "input_name": input_name, "value": value}
+            for (node_id, input_name), value in workflow.seeds(definitions).items()
+        ],
+        "sizes": [{"node_id": node_id, **size} for node_id, size in sizes(nodes)],
+    }

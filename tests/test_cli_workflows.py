@@ -1,0 +1,269 @@
+"""The commands about workflows: inspect, check, convert, nodes, and a run of what the editor saved."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from acomfy.cli.app import app
+from acomfy.cli.trees import Trees
+from acomfy.workflow import Workflow
+
+from .definitions import object_info
+from .test_embedded import mp4, png
+
+EDITOR: dict[str, Any] = {
+    "nodes": [
+        {"id": 1, "type": "EmptyImage", "widgets_values": [64, 32, 1, 255], "outputs": [{"links": [1]}]},
+        {"id": 2, "type": "SaveImage", "widgets_values": ["mine"], "inputs": [{"name": "images", "link": 1}]},
+    ],
+    "links": [[1, 1, 0, 2, 0, "IMAGE"]],
+    "version": 0.4,
+}
+PROMPT: dict[str, Any] = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 32, "batch_size": 1, "color": 255}},
+    "2": {"class_type": "SaveImage", "inputs": {"filename_prefix": "mine", "images": ["1", 0]}},
+}
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ACOMFY_URL", raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    Path("editor.json").write_text(json.dumps(EDITOR))
+    Path("object_info.json").write_text(json.dumps(object_info()))
+    Path("workflow.png").write_bytes(png({"workflow": json.dumps(EDITOR)}))
+    Path("both.png").write_bytes(png({"workflow": json.dumps(EDITOR), "prompt": json.dumps(PROMPT)}))
+
+
+def acomfy(*args: str) -> Result:
+    return CliRunner().invoke(app, list(args))
+
+
+CLASSES = ("--object-info", "object_info.json")
+
+
+# --- convert -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["editor.json", "workflow.png"])
+@pytest.mark.parametrize("classes", [CLASSES, ("--simulate",)], ids=["file", "simulator"])
+def test_what_the_editor_saved_is_converted(source: str, classes: tuple[str, ...]) -> None:
+    done = acomfy("convert", source, "-o", "api.json", *classes)
+    assert done.exit_code == 0 and done.stdout == ""
+    assert "editor's workflow in" in done.stderr and "2 nodes" in done.stderr
+    assert not Workflow.load("api.json").diff(Workflow.load("editor.json", "object_info.json"))
+    assert Path("api.json").read_text() == Workflow.load("api.json").to_json() + "\n"
+
+
+def test_a_prompt_is_taken_out_of_a_picture_without_any_server() -> None:
+    done = acomfy("convert", "both.png", "--server", "http://127.0.0.1:1")
+    assert (done.exit_code, json.loads(done.stdout)) == (0, PROMPT)
+    assert done.stderr == "acomfy: both.png: prompt in PNG, 2 nodes\n"
+
+
+def test_unknown_classes_are_named_or_kept() -> None:
+    odd = {"nodes": [{"id": 7, "type": "NoSuchNode", "title": "Mine"}], "links": [], "version": 0.4}
+    Path("odd.json").write_text(json.dumps(odd))
+    done = acomfy("convert", "odd.json", *CLASSES)
+    assert done.exit_code == 2
+    assert "NoSuchNode" in done.stderr and "convert --keep-unknown" in done.stderr
+    done = acomfy("convert", "odd.json", "--keep-unknown", *CLASSES)
+    assert json.loads(done.stdout)["7"]["class_type"] == "NoSuchNode"
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (("convert", "editor.json", "--server", "http://127.0.0.1:1"), 3, "no answer from http://127.0.0.1:1"),
+        (("convert", "editor.json", "--server", "ftp://x"), 2, "--server"),
+        (("convert", "editor.json", "--simulate", *CLASSES), 2, "--simulate and --object-info exclude each other"),
+        (("check", "editor.json", "--server", "http://127.0.0.1:1"), 3, "no answer from"),
+        (("convert", "editor.json", "--object-info", "none.json"), 2, "cannot read 'none.json'"),
+        (
+            ("convert", "editor.json", "--object-info", "editor.json"),
+            2,
+            "editor.json: this is a workflow of the editor",
+        ),
+        (("convert", "editor.json", "-o", "no/such/folder.json", *CLASSES), 2, "cannot write no/such/folder.json"),
+        (("convert", "none.json"), 2, "there is no file 'none.json'"),
+        (("inspect", "object_info.json"), 2, "class_type"),
+        (("nodes", "-o", "my-nodes.py", *CLASSES), 2, "Python imports no module of that name"),
+        (("nodes", "-o", "nodes.txt", *CLASSES), 2, "Python imports no module of that name"),
+        (("nodes", "-o", "no/such/nodes.py", *CLASSES), 2, "cannot write no/such/nodes.py"),
+    ],
+)
+def test_what_cannot_be_done_is_a_sentence_and_a_code(args: tuple[str, ...], code: int, said: str) -> None:
+    done = acomfy(*args)
+    assert done.exit_code == code
+    assert said in done.stderr and "Traceback" not in done.stderr and done.stdout == ""
+
+
+# --- check ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [CLASSES, ("--simulate",)], ids=["file", "simulator"])
+@pytest.mark.parametrize("source", ["editor.json", "both.png"])
+def test_a_workflow_that_runs_passes(source: str, classes: tuple[str, ...]) -> None:
+    done = acomfy("check", source, *classes)
+    assert (done.exit_code, done.stdout) == (0, f"{source}: the server would take the prompt\n")
+
+
+def test_what_the_server_would_refuse_is_said_before_it_is_sent() -> None:
+    wrong = {**PROMPT, "1": {"class_type": "EmptyImage", "inputs": {**PROMPT["1"]["inputs"], "width": "wide"}}}
+    Path("wrong.json").write_text(json.dumps(wrong))
+    done = acomfy("check", "wrong.json", *CLASSES)
+    assert done.exit_code == 1
+    assert "would refuse the prompt" in done.stdout and "node 1 (EmptyImage), input 'width'" in done.stdout
+    report = json.loads(acomfy("check", "wrong.json", "--json", *CLASSES).stdout)
+    assert (report["ok"], report["dropped_outputs"]) == (False, ["2"])
+    assert (report["problems"][0]["node_id"], report["problems"][0]["input_name"]) == ("1", "width")
+
+
+# --- inspect -------------------------------------------------------------------------------------------------------
+
+TREE = """\
+both.png: prompt in PNG; 2 nodes, 1 link
+
+2 SaveImage
+│ filename_prefix=mine
+└ images: 1 EmptyImage
+    width=64, height=32, batch_size=1, color=255
+
+sizes:
+  64 x 32, batch_size 1 (node 1 (EmptyImage))
+"""
+
+
+def test_a_workflow_is_shown_as_a_tree() -> None:
+    done = acomfy("inspect", "both.png")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, TREE, "")
+
+
+def test_models_seeds_and_shared_nodes_are_shown() -> None:
+    shown = acomfy("inspect", "text_to_image").stdout
+    assert "├ model: 4 CheckpointLoaderSimple 'Checkpoint'\n" in shown
+    assert "clip: 4 CheckpointLoaderSimple 'Checkpoint' [1], see above\n" in shown
+    assert "  v1-5-pruned-emaonly.safetensors in checkpoints (node 4" in shown
+    assert "  8566257 (node 3 (KSampler, 'Sampler'), seed)\n" in shown
+    with_names = acomfy("inspect", "text_to_image", *CLASSES).stdout
+    assert "clip: 4 CheckpointLoaderSimple 'Checkpoint' CLIP, see above\n" in with_names
+    assert "v1-5-pruned-emaonly.safetensors in checkpoints, missing on the server" in with_names
+    assert max(map(len, shown.split("models and files")[0].splitlines())) <= 80
+
+
+def test_the_editors_format_is_shown_without_a_server_with_a_word_on_what_is_missing() -> None:
+    shown = acomfy("inspect", "editor.json").stdout
+    assert "└ images: 1 EmptyImage" in shown and "note: this was read without the server's node classes" in shown
+    shown = acomfy("inspect", "editor.json", *CLASSES).stdout
+    assert "width=64, height=32" in shown and "note:" not in shown
+
+
+def test_inspect_tells_programs_too() -> None:
+    Path("film.mp4").write_bytes(mp4({"prompt": json.dumps(PROMPT)}))
+    told = json.loads(acomfy("inspect", "film.mp4", "--json").stdout)
+    assert (told["container"], told["format"], told["nodes"]) == ("mp4", "prompt", PROMPT)
+    assert told["sizes"] == [{"node_id": "1", "width": 64, "height": 32, "batch_size": 1}]
+    told = json.loads(acomfy("inspect", "text_to_image", "--json", *CLASSES).stdout)
+    assert told["files"] == [
+        {
+            "node_id": "4",
+            "input_name": "ckpt_name",
+            "value": "v1-5-pruned-emaonly.safetensors",
+            "folder": "checkpoints",
+            "available": False,
+        }
+    ]
+    assert told["seeds"] == [{"node_id": "3", "input_name": "seed", "value": 8566257}]
+
+
+def test_what_a_terminal_would_take_for_an_order_is_escaped() -> None:
+    evil = {"1": {"class_type": "A\x1b]0;owned\x07", "inputs": {"x": "\x1b[2J\x9b31m\u202e", "\x1b[5m": 1}}}
+    Path("evil.json").write_text(json.dumps(evil))
+    for command in (("inspect", "evil.json"), ("check", "evil.json", *CLASSES)):
+        done = acomfy(*command)
+        assert "Traceback" not in done.stderr
+        assert all(char.isprintable() or char == "\n" for char in done.stdout + done.stderr)
+
+
+def lines_of(graph: dict[str, Any], width: int = 80) -> list[str]:
+    return list(Trees(Workflow(graph), None, width).lines())
+
+
+def node(**inputs: Any) -> dict[str, Any]:
+    return {"class_type": "A", "inputs": inputs}
+
+
+def test_a_deep_tree_begins_again_at_the_margin() -> None:
+    graph = {str(number): node(a=[str(number + 1), 0], text="x " * 60) for number in range(100)}
+    graph["100"] = node()
+    lines = lines_of(graph)
+    assert max(map(len, lines)) <= 80
+    assert sum(line.endswith("see below") for line in lines) == sum(line[0].isdigit() for line in lines) - 1 > 3
+    assert sum("text=" in line for line in lines) == 100
+
+
+def test_every_node_is_drawn_once_whatever_the_graph_is() -> None:
+    cycle = {"1": node(a=["2", 0]), "2": node(a=["1", 0]), "3": node(a=["9", 0]), "4": node(a=["4", 0])}
+    assert lines_of(cycle) == [
+        "3 A",
+        "└ a: 9, which is not there",
+        "1 A",
+        "└ a: 2 A",
+        "  └ a: 1 A, see above",
+        "4 A",
+        "└ a: 4 A, see above",
+    ]
+    assert lines_of({}) == []
+
+
+def test_values_are_quoted_and_cut_where_they_would_confuse() -> None:
+    values = {"a": "x y", "b": "", "c": "a/b.png", "d": "é" * 100, "e": "模" * 100, "f": {"g": [1.5]}, "h": None}
+    assert " ".join(line.strip() for line in lines_of({"1": node(**values)})[1:]) == (
+        f'a="x y", b="", c=a/b.png, d={"é" * 59}…, e={"模" * 29}…, f={{"g": [1.5]}}, h=null'
+    )
+
+
+# --- nodes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["nodes.py", "nodes.pyi"])
+def test_a_module_is_written_with_its_stub(name: str) -> None:
+    done = acomfy("nodes", "-o", name, *CLASSES)
+    assert (done.exit_code, done.stdout) == (0, f"nodes.py and nodes.pyi: {len(object_info())} node classes\n")
+    code = "from nodes import EmptyImage; print(EmptyImage(width=8, _id='5'))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ran.stdout == "<EmptyImage node 5>\n", ran.stderr
+    assert "class EmptyImage(_Node):" in Path("nodes.pyi").read_text()
+
+
+def test_classes_that_make_no_sense_are_left_out_by_name() -> None:
+    Path("odd.json").write_text(json.dumps({"A": {"input": {"required": {"x": 5}}}, "B": {}}))
+    done = acomfy("nodes", "--object-info", "odd.json")
+    assert done.exit_code == 0 and "1 node classes" in done.stdout
+    assert "left out 'A'" in done.stderr
+
+
+# --- run -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["editor.json", "workflow.png", "both.png"])
+def test_whatever_holds_a_workflow_runs(source: str) -> None:
+    done = acomfy("run", "--simulate", source)
+    assert done.exit_code == 0, done.stderr
+    assert [path.name for path in Path("out").iterdir()] == ["mine_00001_.png"]
+
+
+def test_a_workflow_of_the_editor_is_checked_before_a_prompt_is_sent() -> None:
+    Path("odd.json").write_text(json.dumps({"nodes": [{"id": 7, "type": "NoSuchNode"}], "links": [], "version": 0.4}))
+    done = acomfy("run", "--simulate", "odd.json")
+    assert done.exit_code == 2 and "node 7 (NoSuchNode)" in done.stderr
+    done = acomfy("run", "--server", "http://127.0.0.1:1", "editor.json")
+    assert done.exit_code == 3 and "no answer from" in done.stderr

@@ -106,16 +106,16 @@ def masked(image: Image, mask: Image) -> Image:
         ValueError: They are not of one size.
     """
     import PIL.Image
-    import PIL.ImageChops
 
     image, mask = _plain(image), _plain(mask)
     if image.size != mask.size:
         raise ValueError(f"the mask is {mask.width} x {mask.height}, the picture {image.width} x {image.height}")
     if mask.mode in ("LA", "RGBA"):
-        black = PIL.Image.new("RGBA", mask.size, (0, 0, 0, 255))
-        mask = PIL.Image.alpha_composite(black, mask.convert("RGBA"))
+        over_black = PIL.Image.new("L", mask.size)
+        over_black.paste(mask.convert("L"), mask=mask.getchannel("A"))
+        mask = over_black
     image = image.convert("RGBA")  # a copy, if it is one already
-    image.putalpha(PIL.ImageChops.invert(mask.convert("L")))
+    image.putalpha(mask.convert("L").point(lambda value: 255 - value))
     return image
 
 

@@ -5,6 +5,8 @@ once more as it is sent: a file that changes in between is noticed before its la
 under the name of another content. All reading and hashing is done in threads (`acomfy.reading`), and nothing that lies
 on a disk is taken into memory.
 
+A large file is looked for before it is sent: an earlier client may have stored it.
+
 Who waits for an upload does not own it: it goes on when one of them is cancelled, and ends when nobody waits any more.
 A failed upload may be repeated, as the same content has the same name; the client's retry policy says when.
 """
@@ -24,7 +26,7 @@ from weakref import WeakValueDictionary
 
 from .api import Api
 from .concurrency import together
-from .errors import AcomfyError, HTTPError, JobError, ServerUnreachable, WorkflowError
+from .errors import AcomfyError, HTTPError, JobError, ServerError, ServerUnreachable, WorkflowError
 from .inputs import SUBFOLDER, Content, FileInput, LocalFile, MaskedPicture, ServerFile, View
 from .reading import FileChanged, Hashes, Readable, check, said
 from .result import Output
@@ -33,6 +35,7 @@ from .retry import RetryPolicy
 _READ_AT_ONCE = 4
 _TRIES = 3
 _MOST_KNOWN = 10_000
+_WORTH_ASKING = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -206,6 +209,8 @@ class Uploads:
             upload.exc, upload.traceback = exc, exc.__traceback__
 
     async def _send(self, file: Readable) -> Stored:
+        if self._refers and file.size >= _WORTH_ASKING and await self._is_there(file):
+            return Stored(f"{SUBFOLDER}/{file.name}", file.name)
         limit = await self._limit()
         attempt = 0
         while True:
@@ -219,6 +224,15 @@ class Uploads:
                 if delay is None:
                     raise
             await asyncio.sleep(delay)
+
+    async def _is_there(self, file: Readable) -> bool:
+        """Tell whether the server has the file, from an earlier client: a file of that name, and of that size."""
+        try:
+            view = self._api.view(file.name, subfolder=SUBFOLDER, type="input", headers={"Range": "bytes=0-0"})
+            async with view as response:
+                return response.headers.get("Content-Range", "").endswith(f"/{file.size}")
+        except ServerError:
+            return False  # most often 404; else the upload will tell
 
     # --- Reading ---------------------------------------------------------------------------------------------------
 

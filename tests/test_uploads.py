@@ -296,6 +296,19 @@ async def test_fifty_prompts_at_once_upload_a_large_picture_once(
     assert [upload["sha256"] for upload in server.uploads] == [hashlib.sha256(data).hexdigest()]
 
 
+async def test_what_an_earlier_client_uploaded_is_found_there(client: acomfy.Client, server: SimulatedServer) -> None:
+    data = os.urandom(100_000)
+    name = await client.upload(data)
+    async with quick_client(server) as later:
+        assert await later.upload(data) == name
+        assert len(server.uploads) == 1
+    stored = server.folders.paths["input"] / name
+    stored.write_bytes(data[:-1])  # a server that was stopped while it wrote
+    async with quick_client(server) as later:
+        assert await later.upload(data) == name.replace(".bin", " (1).bin")
+        assert (server.folders.paths["input"] / name.replace(".bin", " (1).bin")).read_bytes() == data
+
+
 async def test_two_files_of_one_name_are_two_files(
     client: acomfy.Client,
     server: SimulatedServer,

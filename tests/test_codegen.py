@@ -24,6 +24,7 @@ from acomfy.errors import ProtocolError
 from . import strategies as given_by
 from .definitions import VERSIONS, object_info
 
+README = Path(__file__).parent.parent / "README.md"
 LINK = ["0", 0]
 BASE = {"0": {"class_type": "Source", "inputs": {}}}
 
@@ -169,6 +170,27 @@ def test_mypy_finds_nothing_in_the_module_of_a_real_server_and_the_mistakes_in_a
     assert len(errors) == len(WRONG), done.stdout
     for error, said in zip(errors, WRONG.values(), strict=True):
         assert said in error
+
+
+def test_the_graph_of_the_readme_is_the_one_it_seems() -> None:
+    """Its module is one of a real server; ``test_readme`` runs all other snippets."""
+    (snippet,) = re.findall(r"```py\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    nodes = loaded(generate(object_info()))
+    names: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "nodes", nodes)
+        exec(snippet, names)
+    workflow = names["workflow"]
+    assert [node["class_type"] for node in workflow.values()] == [
+        "CheckpointLoaderSimple",
+        "CLIPTextEncode",
+        "CLIPTextEncode",
+        "EmptyLatentImage",
+        "KSampler",
+        "VAEDecode",
+        "SaveImage",
+    ]
+    assert workflow["5"]["inputs"]["positive"] == ["2", 0] and workflow["7"]["inputs"]["images"] == ["6", 0]
 
 
 def test_a_generated_graph_runs_as_it_was_checked(tmp_path: Path) -> None:

@@ -150,9 +150,10 @@ class Submission:
             except TimeoutError:
                 pass
         if job.prompt.stream_nodes and not self._connection.live:
-            raise ServerUnreachable(
-                self._api.url, "the WebSocket is not open, and this prompt streams its images over it"
-            )
+            reason = "the WebSocket is not open, and this prompt streams its images over it"
+            if (refusal := self._connection.refusal) is not None:
+                raise ServerUnreachable(self._api.url, reason, hint=str(refusal))
+            raise ServerUnreachable(self._api.url, reason)
 
     async def _post_recognisably(self, job: Job) -> PromptReply:
         """Post so that no message about the prompt can come before its id is known.

@@ -93,8 +93,8 @@ class ForwardProxy:
         self._tasks.add(task)
         try:
             await self._serve(reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
-            pass
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the one who left, or the test that is over
         finally:
             writer.close()
 

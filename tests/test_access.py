@@ -297,6 +297,8 @@ async def test_a_proxy_that_wants_credentials_says_so(server: SimulatedServer, e
         await client._connection.wait_live()
         refusal = client._connection.refusal
         assert refusal is not None and refusal.status == 407
+        with pytest.raises(acomfy.ServerUnreachable, match="streams its images over it; GET .*answered with 407"):
+            await client.run(streamed())
         with pytest.raises(acomfy.AuthenticationError, match="proxy='http://user:password@host:port'") as caught:
             await client.api.get_prompt()
         assert caught.value.status == 407

@@ -259,6 +259,8 @@ class Client(ServerMethods):
         """Begin to keep the WebSocket open and to watch, once; to be called by whatever needs the server."""
         loop = asyncio.get_running_loop()
         if self._loop is None:
+            if self._closing is not None:
+                raise ClientClosed  # it was closed before its first use: nothing is to be started any more
             self._loop = loop
             self._spawn(self._connection.run())
             self._spawn(self._watch.run())

@@ -280,9 +280,9 @@ def list_jobs(
 def _sorted(jobs: list[JobInfo], sort_by: str, descending: bool) -> list[JobInfo]:
     """Sort jobs that come in the order in which they ended, will run, or were begun."""
     if sort_by == "execution_duration":
-        return sorted(jobs, key=lambda job: job.duration or 0.0, reverse=descending)
-    if all(job.created_at is not None for job in jobs):
-        return sorted(jobs, key=lambda job: job.created_at or 0.0, reverse=descending)
+        jobs = sorted(jobs, key=lambda job: job.duration or 0.0)
+    elif all(job.created_at is not None for job in jobs):
+        jobs = sorted(jobs, key=lambda job: job.created_at or 0.0)
     return jobs[::-1] if descending else jobs
 
 

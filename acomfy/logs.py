@@ -12,6 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Self
+from weakref import WeakSet
 
 from .api import Api
 from .errors import AcomfyError
@@ -37,14 +38,15 @@ class LogSubscription:
         self._api = api
         self._client_id = client_id
         self._spawn = spawn
-        self._readers: list[LogStream] = []
+        self._readers: WeakSet[LogStream] = WeakSet()  # weak: who lets go of a stream need not close it
+        self._told = False
         self._lock = asyncio.Lock()
 
     async def add(self, reader: LogStream, *, recent: bool) -> None:
         """Begin to send to a reader what is written from now on, after the entries that the server kept if wanted."""
         kept = await self._kept()
         reader.begin(kept, recent=recent)
-        self._readers.append(reader)
+        self._readers.add(reader)
         try:
             await self._tell()
             reader.catch_up(await self._kept())
@@ -54,10 +56,9 @@ class LogSubscription:
 
     def remove(self, reader: LogStream) -> None:
         """Send nothing more to a reader; end the subscription when it was the last."""
-        if reader in self._readers:
-            self._readers.remove(reader)
-            if not self._readers:
-                self._spawn(self._end())
+        self._readers.discard(reader)
+        if self._told and not self._readers:
+            self._spawn(self._end())
 
     def reconnected(self) -> None:
         """Subscribe anew, and find what was written meanwhile."""
@@ -85,7 +86,8 @@ class LogSubscription:
 
     async def _tell(self) -> None:
         async with self._lock:  # so that the last word is what is wanted last
-            await self._api.patch_logs_subscribe(self._client_id, bool(self._readers))
+            self._told = bool(self._readers)
+            await self._api.patch_logs_subscribe(self._client_id, self._told)
 
     async def _kept(self) -> list[LogEntry]:
         return read_log_entries((await self._api.get_raw_logs())["entries"])

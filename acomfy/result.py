@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from .embedded import Embedded
+    from .markup import Shown
 
 _LARGEST_READ = 1 << 30
 
@@ -156,6 +157,19 @@ class Output:
             return f"<Output text of node {self.node_id}, {len(self.text)} characters>"
         size = f", {len(self._view)} bytes" if self._view is not None else ""
         return f"<Output {self.kind} {self.filename!r} of node {self.node_id}{size}>"
+
+    def shown(self) -> Shown:
+        """Give what can be shown of it without reading anything from the server."""
+        from .markup import Shown
+
+        title = self.title or self.class_type
+        caption = f"node {self.node_id}" + (f" ({title})" if title else "")
+        return Shown(caption, self.filename, self.media_type, self._view, self.text)
+
+    def _repr_html_(self) -> str:
+        from .markup import gallery
+
+        return gallery([self.shown()])
 
     # --- Reading -----------------------------------------------------------------------------------------------------
 
@@ -406,6 +420,11 @@ class Result:
 
     def __bool__(self) -> bool:
         return True  # a success without outputs is a success
+
+    def _repr_html_(self) -> str:
+        from .markup import gallery
+
+        return gallery([output.shown() for output in self], empty="nothing was made")
 
     def __repr__(self) -> str:
         return f"<Result of prompt {self.prompt_id}: {len(self.outputs)} outputs>"

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 import acomfy
-from acomfy.terminal import Row, Screen, Watch, draw, progress, time_left
+from acomfy.terminal import draw, progress
+from acomfy.watching import Row, Screen, Watch, time_left
 
 from .graphs import gated, saved
 from .shell import Gates, client, eventually, gates, server

@@ -175,6 +175,11 @@ class Workflow(MutableMapping[str, dict[str, Any]]):
     def __repr__(self) -> str:
         return f"<Workflow of {len(self)} nodes>"
 
+    def _repr_html_(self) -> str:
+        from ..markup import graph
+
+        return graph(self._nodes)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Workflow, (self._nodes,)
 

@@ -22,10 +22,15 @@ _WIDGET_TYPES = frozenset(
     | {"COMPOSITOR", "VIDEO_EDIT", "RESOLUTION_PREVIEW", "LIGHT_INFO_PREVIEW", "IMAGEUPLOAD"}
     | {"AUDIO_RECORD", "PREVIEW_3D"}
 )
-LIVE_TYPES = frozenset({"WEBCAM", "LOAD_3D", "LOAD_3D_ANIMATION"})
+_LIVE_TYPES = frozenset({"WEBCAM", "LOAD_3D", "LOAD_3D_ANIMATION"})
 """Widgets whose value the browser makes at the moment of queueing: a picture of the camera, a rendered view."""
 RECORDER = "AUDIO_RECORD"
 """A recorder; what it recorded is not saved, and the editor sends "" then."""
+COMPARISON = "IMAGECOMPARE"
+"""A view of two pictures, without a place among the saved values; the editor sends their two addresses, or ""."""
+CURVE = "CURVE"
+VIEWPORT = "viewport_state"
+"""A live view's angle; the server takes an empty one for its own (comfy_extras/nodes_load_3d.py, 0.33.0)."""
 _PREVIEW = "PREVIEW_3D"
 """A widget that the editor adds to some classes; the server ignores it."""
 
@@ -75,7 +80,7 @@ class Input:
     @cached_property
     def is_widget(self) -> bool:
         return not self.options.get("forceInput") and (
-            self.widget_type in _WIDGET_TYPES or self.widget_type in LIVE_TYPES
+            self.widget_type in _WIDGET_TYPES or self.widget_type in _LIVE_TYPES
         )
 
     @property
@@ -84,24 +89,31 @@ class Input:
         return self.widget_type == "STRING" and bool(self.options.get("multiline"))
 
     @property
-    def places_after(self) -> int:
-        """Count the places in ``widgets_values`` that the widget's helpers take, right after its own.
+    def is_live(self) -> bool:
+        """Whether only a browser can give the value that the server needs."""
+        return self.is_widget and self.widget_type in _LIVE_TYPES and self.name != VIEWPORT
+
+    @property
+    def places(self) -> int:
+        """Count the places in ``widgets_values`` that the widget takes, with the helpers right after it.
 
         ``control_after_generate`` (explicit, or by the names seed and noise_seed) takes one, and one more for the
         filter of a combo; a list that is fetched by a route has a refresh button and, with
         ``control_after_refresh``, a switch.
         """
         control = self.options.get("control_after_generate")
-        if self.widget_type == "INT":
-            return int(bool(self.name in _SEEDS if control is None else control))
-        if self.widget_type == RECORDER:
-            return 1
-        if self.widget_type != "COMBO":
+        if self.widget_type == COMPARISON:
             return 0
+        if self.widget_type == RECORDER:
+            return 2
+        if self.widget_type == "INT":
+            return 2 if (self.name in _SEEDS if control is None else control) else 1
+        if self.widget_type != "COMBO":
+            return 1
         remote = self.options.get("remote")
         remote = remote if isinstance(remote, Mapping) else {}
-        helpers = int(bool(remote.get("refresh_button"))) + int(bool(remote.get("control_after_refresh")))
-        return helpers + (2 if control else 0)
+        helpers = bool(remote.get("refresh_button")) + bool(remote.get("control_after_refresh"))
+        return 1 + helpers + (2 if control else 0)
 
     @cached_property
     def default(self) -> Any:
@@ -113,6 +125,8 @@ class Input:
             return given or (self.choices[0] if self.choices else LOADING if self.is_fetched else None)
         if self.widget_type == DYNAMIC_COMBO:
             return next(iter(self.branches), None)
+        if self.widget_type == COMPARISON:
+            return ["", ""]
         if given is not None:
             return given
         return {"INT": 0, "FLOAT": 0, "BOOLEAN": False}.get(self.widget_type, "")
@@ -167,6 +181,11 @@ class NodeClass:
     def has_matched_outputs(self) -> bool:
         """Whether types of outputs follow what is connected, so that the saved ones say more than the class's."""
         return any(spec.type == MATCH_TYPE for spec in self.inputs)
+
+    @cached_property
+    def has_view(self) -> bool:
+        """Whether what the node says of camera and model follows a live view in the browser."""
+        return any(spec.name == VIEWPORT for spec in self.inputs)
 
     @cached_property
     def is_pack_of_named_values(self) -> bool:

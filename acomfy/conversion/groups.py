@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from ..errors import WorkflowFormatError
@@ -144,11 +145,8 @@ class _Group:
     def _deal(self, place: int, spec: Input) -> None:
         """Take the group node's next value for an inner widget, and pass over the places of its helpers."""
         self._named(place, spec.name)
-        missing = object()
-        value = next(self._values, missing)
-        self._members[place].values[spec.name] = spec.default if value is missing else value
-        for _ in range(spec.places_after):
-            next(self._values, None)
+        taken = list(islice(self._values, spec.places))
+        self._members[place].values[spec.name] = taken[0] if taken else spec.default
 
     def _socket(self, place: int, name: str) -> None:
         shown = self._named(place, name)

@@ -99,6 +99,7 @@ class Promotions:
             self._by_proxies(found, graph, targets, proxies, values)
         else:
             _by_place(found, targets, values)
+        _share_names(found, graph)
         return found
 
     def _by_proxies(
@@ -160,6 +161,14 @@ def _by_place(found: _Instance, targets: list[_Target | None], values: list[Any]
     for place, value in zip(places, values, strict=False):
         if place in found.inputs:
             found.inputs[place] = value
+
+
+def _share_names(found: _Instance, graph: Graph) -> None:
+    """Let inputs of one name have one value, as the editor does: the first one's."""
+    first: dict[str, int] = {}
+    for place, port in enumerate(graph.inputs):
+        if place in found.inputs:
+            found.inputs[place] = found.inputs[first.setdefault(port.name, place)]
 
 
 def _wired(graph: Graph, place: int) -> Iterator[tuple[SavedNode, Slot]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UnknownNode, UnknownNodes, WorkflowFormatError
-from .classes import LIVE_TYPES, Input, NodeClass
+from .classes import CURVE, Input, NodeClass
 from .promoted import Given, Promotions
 from .resolve import Linked, Resolver
 from .saved import SavedNode
@@ -86,7 +86,7 @@ class Writer:
 
     @staticmethod
     def _refuse_live(scope: Scope, node: SavedNode, node_class: NodeClass) -> None:
-        live = next((spec for spec in node_class.inputs if spec.widget_type in LIVE_TYPES), None)
+        live = next((spec for spec in node_class.inputs if spec.is_live), None)
         if live is not None:
             raise WorkflowFormatError(
                 f"node {scope.path}{node.id} ({node.type}) takes {live.name!r} from the browser at the moment of "
@@ -101,6 +101,8 @@ class Writer:
         given = self._promotions.inner(scope, node, widget.input.name)
         if given is not None:
             return _sent(given.value)
+        if widget.input.widget_type == CURVE and widget.value is not None:
+            return {"__type__": "CURVE", "__value__": copy.deepcopy(widget.value)}
         return _sent(self._processed(scope, node, widget.input, widget.value))
 
     def _primitive(self, spec: Input, given: Given) -> Any:

@@ -138,8 +138,11 @@ class Resolver:
             return self._through_border(at, graph)
         if editor.is_virtual(node):
             return self._through_virtual(at)
-        if not 0 <= at.slot < max(len(editor.outputs(node)), 1):
+        outputs, node_class = editor.outputs(node), editor.class_of(node)
+        if not 0 <= at.slot < max(len(outputs), 1):
             raise self._error(at, f"it has no output {at.slot}, to which something is linked")
+        if node_class is not None and node_class.has_view and outputs[at.slot].startswith("LOAD3D_"):
+            raise self._error(at, f"its output {at.slot} follows a view that only a browser has")
         return Linked(at.scope.path + node.id, at.slot)
 
     @staticmethod

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..definitions import DYNAMIC_COMBO
-from .classes import LOADING, RECORDER, Input, NodeClass
+from .classes import LOADING, RECORDER, VIEWPORT, Input, NodeClass
 from .saved import SavedNode
 from .text import as_text
 
@@ -35,8 +35,8 @@ def deal(node: SavedNode, node_class: NodeClass) -> dict[str, Widget]:
         if named is not None:
             value = named.get(spec.name, spec.default)
         else:
-            value = values[place] if place < len(values) else spec.default
-            place += 1 + spec.places_after
+            value = values[place] if spec.places and place < len(values) else spec.default
+            place += spec.places
         dealt[spec.name] = Widget(spec, _loaded(spec, value, node))
     return dealt
 
@@ -139,6 +139,8 @@ def _loaded(spec: Input, value: Any, node: SavedNode) -> Any:
     """Make of a saved value what the widget shows after loading."""
     if spec.widget_type == RECORDER:
         return ""
+    if spec.name == VIEWPORT and not isinstance(value, Mapping):
+        return {}
     if spec.is_fetched and isinstance(value, str) and value.startswith(LOADING):
         return spec.default
     if value is None and spec.widget_type == "COMBO":

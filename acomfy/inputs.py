@@ -219,6 +219,19 @@ def capture(value: Any) -> Content | None:
     return _open_file(value)
 
 
+def is_file(value: Any) -> bool:
+    """Tell whether a value is one that `capture` takes, without capturing it."""
+    if value is None or isinstance(value, str | int | float | list | tuple | Mapping):
+        return False
+    return (
+        isinstance(value, Masked | bytes | bytearray | memoryview | os.PathLike)
+        or _is_image(value)
+        or _is_output(value)
+        or _is_array(value)
+        or _opened(value) is not None
+    )
+
+
 def _part(value: Any, name: str) -> Content:
     content = capture(value)
     if content is None or isinstance(content, MaskedPicture):
@@ -445,9 +458,13 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(same(*pair) for pair in zip(one, other, strict=True))
     if _is_array(one) and not _is_image(one):
-        alike = type(one) is type(other) and one.shape == other.shape and one.dtype == other.dtype
-        return alike and memoryview(one).tobytes() == memoryview(other).tobytes()
+        return type(one) is type(other) and _same_array(one, other)
     return bool(one == other)
+
+
+def _same_array(one: Any, other: Any) -> bool:
+    alike = bool(one.shape == other.shape and one.dtype == other.dtype)
+    return alike and memoryview(one).tobytes() == memoryview(other).tobytes()
 
 
 # --- Names ---------------------------------------------------------------------------------------------------------

@@ -193,6 +193,9 @@ def test_a_workflow_with_files_is_edited_compared_and_copied_like_any_other(tmp_
         assert changed.replace({"3.seed": 2}) != changed
         assert changed.to_dict()["10"]["inputs"]["image"] is value
         assert repr(changed) == "<Workflow of 2 nodes>"
+        for write in (changed.to_json, changed.content_hash):
+            with pytest.raises(WorkflowError, match=r"node 10 .*'image' holds .*; it is a file, which run and submit"):
+                write()
 
 
 def test_arrays_are_compared_by_what_they_hold() -> None:

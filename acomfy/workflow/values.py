@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import WorkflowError
+from ..inputs import is_file
 from .graph import describe
 
 _DEEPEST = 200
@@ -75,7 +76,8 @@ def _not_json(value: Any, depth: int = 0) -> str | None:
             if not isinstance(key, str):
                 return f"has the key {key!r}, which is {type(key).__name__}, not a string"
         return _first_problem(value.values(), depth)
-    return f"holds {type(value).__name__}, which JSON has not"
+    hint = "; it is a file, which run and submit upload" if is_file(value) else ""
+    return f"holds {type(value).__name__}, which JSON has not{hint}"
 
 
 def _first_problem(values: Iterable[Any], depth: int) -> str | None:

@@ -1,8 +1,8 @@
 """Forms with a file in them, read from disk as they are sent, under names that ComfyUI stores as they are.
 
 Rules (aiohttp's parser, which ComfyUI uses; seen with 0.3.40 to 0.33.0): a percent-encoded ``filename`` is stored
-percent-encoded, so names go unquoted; one with several ``;``, with a slash or backslash at its beginning, or with
-control characters does not survive that, and goes as ``filename*`` (RFC 8187), which the same parser decodes exactly.
+percent-encoded, so names go unquoted; one with a ``;``, with a slash, backslash or space at its ends, or with control
+characters may not survive that, and goes as ``filename*`` (RFC 8187), which the same parser decodes exactly.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Uploadable: TypeAlias = "bytes | bytearray | memoryview | str | os.PathLike[str]
 """What can be uploaded: bytes, the path of a file, or a file open for reading bytes."""
 
 _CHUNK = 1 << 18
-_NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f]|;.*;|^[/\\]|[;\s]$", re.DOTALL)
+_NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f;]|^[/\\]|^\s|\s$")
 
 
 class FilePart(Payload):

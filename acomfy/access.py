@@ -39,6 +39,24 @@ _NO_HEADER_VALUE = re.compile(r"[\x00\r\n]")
 _NO_COOKIE = re.compile(r"[\x00-\x20\x7f;,\"\\]")
 
 
+class Secret(str):
+    """A text that a repr does not show, so that neither does a traceback with the values of variables."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+class SecretBytes(bytes):
+    """Bytes of which a repr shows the number alone."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes>"
+
+
 class Access:
     """What goes with the requests to one server.
 
@@ -100,12 +118,13 @@ class Access:
         self._failure: Exception | None = None
         self._refreshing = asyncio.Lock()
         self._jar: aiohttp.CookieJar | None = None
-        self.headers = _checked_headers(headers or {})
+        self.headers: dict[str, str] = {}
+        self._add_headers(headers or {})
         self._add_credentials(given, auth, token, api_key)
         self._add_cookies(cookies or {})
-        self.params = {**_query(url), **_checked_params(params or {})}
-        self.account = {} if api_key_comfy_org is None else {"api_key_comfy_org": api_key_comfy_org}
-        self._socket_params = {self.profile.key_parameter: api_key} if api_key is not None else {}
+        self.params = {name: Secret(value) for name, value in {**_query(url), **_checked_params(params or {})}.items()}
+        self.account = {} if api_key_comfy_org is None else {"api_key_comfy_org": Secret(api_key_comfy_org)}
+        self._socket_params = {} if api_key is None else {self.profile.key_parameter: Secret(api_key)}
         if not isinstance(ssl, bool | ssl_module.SSLContext):
             raise TypeError(f"ssl is True, False or an ssl.SSLContext, not {type(ssl).__name__}")
         self.options: dict[str, Any] = {"ssl": ssl}
@@ -124,6 +143,19 @@ class Access:
 
     # --- Reading what was given ------------------------------------------------------------------------------------
 
+    def _add_headers(self, headers: Mapping[str, str]) -> None:
+        """Add headers, refusing at once what could not be sent, in words that do not hold the value."""
+        for name, value in headers.items():
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise TypeError(f"the name and the value of header {name!r} are texts, not {type(value).__name__}")
+            if not _HEADER_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of a header")
+            if _NO_HEADER_VALUE.search(value):
+                raise ValueError(f"the value of header {name!r} holds a line break")
+            if any(name.lower() == other.lower() for other in self.headers):
+                raise ValueError(f"header {name!r} is given twice")
+            self.headers[name] = value if name.lower() in _HARMLESS else Secret(value)
+
     def _add_credentials(
         self, given: URL, auth: tuple[str, str] | None, token: Token | None, api_key: str | None
     ) -> None:
@@ -133,8 +165,9 @@ class Access:
         if len(found := [place for place, value in places.items() if value is not None]) > 1:
             raise ValueError(f"credentials are in {' and in '.join(found)}; give them once")
         if (basic := auth or in_url) is not None:
-            self.headers["Authorization"] = _basic(*basic)
-            self._secrets += [basic[1], self.headers["Authorization"].partition(" ")[2]]
+            user, password = _checked_auth(basic)
+            self._add_headers({"Authorization": _basic(user, password)})
+            self._secrets.append(password)
         elif isinstance(token, str):
             self._set_token(token)
         elif token is not None and self._provider is None:
@@ -143,7 +176,7 @@ class Access:
             return
         if not self.profile.key_header:
             raise ValueError("api_key is Comfy Cloud's; other servers take token= or headers=")
-        self.headers.update(_checked_headers({self.profile.key_header: api_key}))
+        self._add_headers({self.profile.key_header: api_key})
 
     def _add_cookies(self, cookies: Mapping[str, str]) -> None:
         for name, value in cookies.items():
@@ -152,7 +185,7 @@ class Access:
         if cookies:
             name = next((name for name in self.headers if name.lower() == "cookie"), "Cookie")
             pairs = [f"{name}={value}" for name, value in cookies.items()]
-            self.headers[name] = "; ".join([*filter(None, [self.headers.get(name)]), *pairs])
+            self.headers[name] = Secret("; ".join([*filter(None, [self.headers.get(name)]), *pairs]))
             self._secrets += cookies.values()
 
     def _add_proxy(self, given: URL) -> None:
@@ -162,9 +195,9 @@ class Access:
         value = _basic(given.user, given.password or "")
         self._secrets += [given.password or "", value.partition(" ")[2]]
         if self.base.scheme == "https":  # the proxy sees the CONNECT alone
-            self.options["proxy_headers"] = {"Proxy-Authorization": value}
+            self.options["proxy_headers"] = {"Proxy-Authorization": Secret(value)}
         else:  # it reads each request
-            self.headers["Proxy-Authorization"] = value
+            self._add_headers({"Proxy-Authorization": value})
 
     # --- Tokens ----------------------------------------------------------------------------------------------------
 
@@ -222,8 +255,8 @@ class Access:
         return None
 
     def _set_token(self, token: str) -> None:
-        self.headers.update(_checked_headers({"Authorization": f"Bearer {token}"}))
-        self._token = token
+        self._add_headers({"Authorization": f"Bearer {token}"})
+        self._token = Secret(token)
 
     # --- What is sent ----------------------------------------------------------------------------------------------
 
@@ -233,7 +266,7 @@ class Access:
 
     def socket_url(self, params: Mapping[str, str]) -> URL:
         """Give the address of the WebSocket."""
-        own = dict(self._socket_params)
+        own: dict[str, str] = {**self._socket_params}
         if not own and self.profile.key_parameter and self._token is not None:
             own = {self.profile.key_parameter: self._token}
         url = self.base / "ws" % {**self.params, **own, **params}
@@ -306,16 +339,11 @@ def _basic(user: str, password: str) -> str:
     return "Basic " + b64encode(f"{user}:{password}".encode()).decode()
 
 
-def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Refuse at once what could not be sent, in words that do not hold the value."""
-    for name, value in headers.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(f"the name and the value of header {name!r} are texts, not {type(value).__name__}")
-        if not _HEADER_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no name of a header")
-        if _NO_HEADER_VALUE.search(value):
-            raise ValueError(f"the value of header {name!r} holds a line break")
-    return dict(headers)
+def _checked_auth(auth: tuple[str, ...]) -> tuple[str, str]:
+    """Take user and password out of a pair, or of an ``aiohttp.BasicAuth``, which holds its encoding too."""
+    if not isinstance(auth, tuple) or len(auth) < 2 or not all(isinstance(part, str) for part in auth[:2]):
+        raise TypeError("auth is a pair of texts: user and password")
+    return auth[0], auth[1]
 
 
 def _checked_params(params: Mapping[str, str]) -> dict[str, str]:

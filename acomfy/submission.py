@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from . import look
+from .access import SecretBytes
 from .api import Api, PromptReply
 from .capabilities import Capabilities
 from .connection import Connection
@@ -273,4 +274,5 @@ def request_body(job: Job, client_id: str, *, tagged: bool, account: Mapping[str
         rest["extra_data"] = orjson.Fragment(json.dumps(extra))
     elif options.extra_data is not None:
         rest["extra_data"] = orjson.Fragment(options.extra_data)
-    return b'{"prompt":' + job.prompt.graph + b"," + orjson.dumps(rest)[1:]
+    body = b'{"prompt":' + job.prompt.graph + b"," + orjson.dumps(rest)[1:]
+    return SecretBytes(body) if account else body

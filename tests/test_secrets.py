@@ -202,6 +202,23 @@ async def test_what_works_shows_and_saves_no_secret_either(
     assert not any(form.encode() in saved_bytes(tmp_path) for form in EVERY_FORM)
 
 
+@pytest.mark.parametrize("fault", ["401", "html", "silent", "nothing", "noise", "wrong upgrade"])
+async def test_not_even_the_variables_in_a_traceback_show_a_header_or_an_account(fault: str) -> None:
+    """Error trackers send the values of variables along. (The response itself shows its address, with its query.)"""
+    async with FAULTS[fault]() as url:
+        for _, options in list(ways_in())[1:]:
+            options.pop("params")
+            for exc in await all_that_fails(url, options):
+                told = traceback.TracebackException.from_exception(exc, capture_locals=True)
+                own = [
+                    line
+                    for frame in told.stack
+                    if "/tests/" not in frame.filename
+                    for line in (frame.locals or {}).items()
+                ]
+                assert_clean(repr(own))
+
+
 async def test_nothing_that_holds_credentials_is_pickled() -> None:
     async with acomfy.Client("http://user:secret@host") as client:
         for thing in (client, client.api, client._transport, client._sessions, client._submission):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import AsyncGenerator, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from .errors import HTTPError
 from .server_info import Asset, UserFile
 
 _PAGE = 100
+_LONGEST_NAME = 200
+"""In bytes; most file systems take 255, and the server may put a number behind it."""
 
 
 class ServerFiles:
@@ -48,7 +51,8 @@ class ServerFiles:
 
         Args:
             file: Bytes, the path of a file, or a file open for reading bytes; from disk it is read as it is sent.
-            filename: Its name on the server; None: that of the file.
+            filename: Its name on the server; None: that of the file. What the server would store and then not give
+                back (``..`` in a name, slashes, control characters, more than 200 bytes) is changed.
             subfolder: Made where it does not exist.
             type: ``input``, ``temp`` or ``output``: the folder.
             overwrite: Replace a file of that name; else other bytes get a number behind the name.
@@ -225,8 +229,17 @@ class ServerFiles:
 
 def _filename(file: Uploadable, filename: str | None) -> str:
     if filename is not None:
-        return filename
+        return _storable(filename)
     path = file if isinstance(file, str | os.PathLike) else getattr(file, "name", None)
     if not isinstance(path, str | os.PathLike):
         raise ValueError("these bytes have no name: give filename=")
-    return Path(path).name
+    return _storable(Path(path).name)
+
+
+def _storable(name: str) -> str:
+    """Change what the server would refuse in a name: at once, or when the file is asked for."""
+    name = re.sub(r"\.{2,}|[\x00-\x1f\x7f/]", "_", name)
+    while len(name.encode("utf-8", "replace")) > _LONGEST_NAME:
+        stem, extension = os.path.splitext(name)
+        name = stem[:-1] + extension if stem and len(extension) < _LONGEST_NAME // 2 else name[:-1]
+    return name

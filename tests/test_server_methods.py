@@ -343,6 +343,26 @@ async def test_a_file_is_uploaded_from_disk_under_its_own_name(
         await client.upload_image(tmp_path / "none.png")
 
 
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("a..b.png", "a_b.png"),
+        ("../../x.png", "____x.png"),
+        ("dir/x.png", "dir_x.png"),
+        ("new\nline.png", "new_line.png"),
+        ("é" * 200 + ".png", "é" * 98 + ".png"),
+        ("." * 300, "_"),
+        ("x." + "y" * 300, "x." + "y" * 198),
+        ('a "fox" \\ & %20 日本.png', 'a "fox" \\ & %20 日本.png'),
+    ],
+)
+async def test_a_file_of_any_name_can_be_read_back(client: acomfy.Client, name: str, stored: str) -> None:
+    upload = await client.upload_image(b"some bytes", name)
+    assert upload.name == stored
+    async with client.api.view(upload.name, type=upload.type) as response:
+        assert await response.read() == b"some bytes"
+
+
 async def test_a_file_over_the_limit_is_not_sent() -> None:
     async with both("0.3.64", max_upload_size=1000) as (server, client):
         with pytest.raises(acomfy.PayloadTooLarge) as caught:

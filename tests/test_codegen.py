@@ -221,7 +221,25 @@ def test_a_generated_graph_runs_as_it_was_checked(tmp_path: Path) -> None:
 def test_the_module_is_small_work_to_import() -> None:
     """It is one table: no class statements, whose compiling takes most of a second for a server's hundreds."""
     generated = generate(object_info("0.33.0"))
-    assert len(list(ast.walk(ast.parse(generated.module)))) < 50
+    assert len(list(ast.walk(ast.parse(generated.module)))) < 150
+
+
+def test_the_classes_are_made_when_the_first_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "nodes.py").write_text(generate(object_info()).module)
+    code = """
+import sys, nodes
+assert "acomfy" not in sys.modules and not hasattr(nodes, "__path__")
+first = dir(nodes)
+from nodes import *
+assert nodes.KSampler is KSampler and "KSampler" in first and len(nodes.__all__) > 500
+try:
+    nodes.KSamplr
+except AttributeError as exc:
+    print(exc)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("module 'nodes' has no attribute 'KSamplr'\n", "")
 
 
 # --- Names ---------------------------------------------------------------------------------------------------------

@@ -1,143 +1,27 @@
-"""Write a Python module with a class for each node class of a server, for `acomfy.building`.
-
-Two files are written: a lean ``.py`` (a table, of which `building.node_classes` makes the classes, so that it is
-imported in no time) and the ``.pyi`` beside it, which tells editors and type checkers everything: the inputs as
-keyword arguments with their types, ranges and defaults, the outputs as attributes.
-
-The type of a link is ``Output[Literal["MODEL"]]``, for any name that a type may have. Whatever a server says becomes
-identifiers, literals or text in a docstring, never code.
-"""
+"""Node classes read for the generated module: their parameters, types and outputs."""
 
 from __future__ import annotations
 
-import builtins
-import json
-import keyword
-import math
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .definitions import (
-    AUTOGROW,
-    COMBO,
-    DYNAMIC_COMBO,
-    DYNAMIC_SLOT,
-    MATCH_TYPE,
-    Definitions,
-    InputDefinition,
-    NodeDefinition,
-)
-from .errors import ProtocolError
+from ..definitions import AUTOGROW, COMBO, DYNAMIC_COMBO, DYNAMIC_SLOT, MATCH_TYPE, InputDefinition, NodeDefinition
+from .names import identifier
+from .texts import cleaned, default_text, summary, text_of, told, type_of
 
 _MOST_CHOICES = 500  # more make type checkers slow, and are files that come and go
-_LONGEST_TEXT = 240
-_LONGEST_DEFAULT = 60
 
 _VALUES = {"INT": "_Int", "FLOAT": "_Float", "STRING": "_String", "BOOLEAN": "_Boolean"}
 _PLAIN: dict[str, type | tuple[type, ...]] = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool}
 _UPLOADS = ("image_upload", "audio_upload", "video_upload", "file_upload", "animated_image_upload")
 
-_MODULE = '''"""The {count} node classes of a ComfyUI server, made by `acomfy nodes`; the types are in the .pyi."""
-
-from acomfy.building import node_classes as _node_classes
-
-globals().update(_node_classes(__name__, r\'\'\'{table}\'\'\'))
-'''
-
-_STUB = '''"""The {count} node classes of a ComfyUI server, made by `acomfy nodes`."""
-
-from collections.abc import Mapping as _Mapping
-from collections.abc import Sequence as _Sequence
-from typing import Any as _Any
-from typing import Literal as _Literal
-from typing import TypeAlias as _TypeAlias
-
-from acomfy.building import Boolean as _Boolean
-from acomfy.building import Float as _Float
-from acomfy.building import Int as _Int
-from acomfy.building import Node as _Node
-from acomfy.building import Output as _Output
-from acomfy.building import String as _String
-
-_Id: _TypeAlias = str | None
-_More: _TypeAlias = _Mapping[str, _Any] | None
-{aliases}
-{classes}'''
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """A generated module.
-
-    Attributes:
-        module: The text of the ``.py`` file.
-        stub: The text of the ``.pyi`` file of the same name beside it.
-        classes: The Python name of each node class, by its ComfyUI name.
-        skipped: Why a class could not be read, by its ComfyUI name; empty for a server in order.
-    """
-
-    module: str
-    stub: str
-    classes: dict[str, str]
-    skipped: dict[str, str]
-
-
-def generate(object_info: Mapping[str, Any] | Definitions) -> Generated:
-    """Write the module for what ``GET /object_info`` answered; the same answer gives the same text.
-
-    Raises:
-        ProtocolError: It is no such answer. (A single class that makes no sense is skipped.)
-    """
-    definitions, skipped = _readable(Definitions.of(object_info))
-    aliases = _Aliases({kind for one in definitions for kind in _output_types(one)})
-    taken = set(vars(builtins))
-    classes = [_NodeClass.read(identifier(one.class_type, taken), one, aliases) for one in definitions]
-    rows = ",\n".join(f"{json.dumps(one.name)}: {json.dumps(one.table())}" for one in classes)
-    table = "{\n" + rows.replace("'", "\\u0027") + "\n}"
-    stubs = "\n".join(one.stub() for one in classes)
-    stub = _STUB.format(count=len(classes), aliases="\n".join(aliases.lines()), classes=stubs)
-    names = {one.class_type: one.name for one in classes}
-    return Generated(_MODULE.format(count=len(classes), table=table), stub, names, skipped)
-
-
-def _readable(definitions: Definitions) -> tuple[list[NodeDefinition], dict[str, str]]:
-    """Part the classes that make sense from those that do not, with what is wrong with them."""
-    readable, skipped = [], {}
-    for class_type in definitions:
-        try:
-            definition = definitions[class_type]
-            definition.inputs_for({})
-            readable.append(definition)
-        except ProtocolError as exc:
-            skipped[class_type] = str(exc)
-    return readable, skipped
-
-
-def identifier(text: str, taken: set[str]) -> str:
-    """Make a Python identifier of a name, one that is not taken yet, and take it.
-
-    What Python does not allow becomes ``_``; it never begins with one, since the builder's own names do.
-    """
-    name = unicodedata.normalize("NFKC", text)  # as Python itself reads identifiers
-    name = "".join(char if ("a" + char).isidentifier() else "_" for char in name).lstrip("_")
-    if not name or not name.isidentifier():
-        name = f"x{name}"
-    if keyword.iskeyword(name) or name == "self":
-        name += "_"
-    unique, number = name, 2
-    while unique in taken:
-        unique, number = f"{name}_{number}", number + 1
-    taken.add(unique)
-    return unique
-
 
 # --- Aliases -------------------------------------------------------------------------------------------------------
 
 
-class _Aliases:
+class Aliases:
     """Names for the types that are written often: links, and choices."""
 
     def __init__(self, made: set[str]) -> None:
@@ -199,7 +83,7 @@ class _Parameter:
             return f"{key}: {annotation} | None = None"
         way = self.ways[0]
         if "default" in way:
-            return f"{key}: {annotation} = {_default_text(way['default'])}"
+            return f"{key}: {annotation} = {default_text(way['default'])}"
         return f"{key}: {annotation}" + ("" if way["required"] else " | None = None")
 
 
@@ -218,21 +102,21 @@ _TOP = _Place()
 
 
 @dataclass(slots=True)
-class _NodeClass:
+class NodeClass:
     """A node class, read."""
 
     name: str
     class_type: str
     summary: str
     outputs: list[tuple[str, str]]
-    aliases: _Aliases
+    aliases: Aliases
     parameters: dict[str, _Parameter] = field(default_factory=dict)
     _taken: set[str] = field(default_factory=set)
     _keys: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, name: str, definition: NodeDefinition, aliases: _Aliases) -> _NodeClass:
-        one = cls(name, definition.class_type, _summary(definition), _outputs(definition), aliases)
+    def read(cls, name: str, definition: NodeDefinition, aliases: Aliases) -> NodeClass:
+        one = cls(name, definition.class_type, summary(definition), _outputs(definition), aliases)
         one._add_all(definition.inputs, _TOP)
         return one
 
@@ -250,7 +134,7 @@ class _NodeClass:
         way = place.way(declared.required and declared.type != DYNAMIC_SLOT)
         if declared.required and _has_default(declared):
             way["default"] = declared.default
-        self._put(key, _Parameter(declared.name, self._annotation(key, declared), [_text(declared)], [way]))
+        self._put(key, _Parameter(declared.name, self._annotation(key, declared), [text_of(declared)], [way]))
         for choice, added in declared.alternatives.items():
             self._add_all(added, _Place(f"{declared.name}.", [key, choice]))
         if declared.type == DYNAMIC_SLOT:
@@ -263,7 +147,7 @@ class _NodeClass:
         model = next(iter(declared.grown.values()))
         item = " | ".join(self._annotation(key, model))
         annotation = f"_Sequence[{item}] | _Mapping[str, {item}]"
-        text = f"{needed} to {len(slots)} of {_text(model)}{_told(declared)}"
+        text = f"{needed} to {len(slots)} of {text_of(model)}{told(declared)}"
         way = place.way(declared.required and needed > 0)
         self._put(key, _Parameter(declared.name, [annotation], [text], [way], slots, needed))
 
@@ -282,7 +166,7 @@ class _NodeClass:
             if any(settings.get(upload) for upload in _UPLOADS):
                 return ["_Any"]  # what will be uploaded is not in the list of today
             return self._choices(key, declared.choices or (), many=_takes_many(declared))
-        kinds = _kinds(_type_of(declared))
+        kinds = _kinds(type_of(declared))
         if "*" in kinds:
             return ["_Any"]
         found = [_VALUES[one] for one in kinds if one in _VALUES]
@@ -319,7 +203,7 @@ class _NodeClass:
         if self.parameters:
             inputs = [f"    {key}: {'; or '.join(one.texts)}" for key, one in self.parameters.items()]
             lines += ["", "Inputs:", *inputs]
-        outputs = [name if name == kind else f"{name} ({_cleaned(kind)})" for name, kind in self.outputs]
+        outputs = [name if name == kind else f"{name} ({cleaned(kind)})" for name, kind in self.outputs]
         if outputs:
             lines += ["", f"Outputs: {', '.join(outputs)}"]
         return "\n".join(lines)
@@ -341,18 +225,6 @@ class _NodeClass:
 
 
 # --- Reading object_info -------------------------------------------------------------------------------------------
-
-
-def _type_of(declared: InputDefinition) -> str:
-    """Give the type, or types with commas between, that can be linked to an input."""
-    if declared.type == MATCH_TYPE:
-        template = declared.settings.get("template")
-        kind = template.get("allowed_types") if isinstance(template, Mapping) else None
-    elif declared.type == DYNAMIC_SLOT:
-        kind = declared.settings.get("slotType")
-    else:
-        kind = declared.type
-    return kind if isinstance(kind, str) else "*"
 
 
 def _kinds(kind: str) -> list[str]:
@@ -379,7 +251,7 @@ def _types_of_default(default: Any) -> list[str]:
     return [{str: "_String", bool: "_Boolean", int: "_Int", float: "_Float"}.get(type(default), "_Any")]
 
 
-def _output_types(definition: NodeDefinition) -> list[str]:
+def output_types(definition: NodeDefinition) -> list[str]:
     """Give the type of each output: ``*`` for one that takes over its input's, ``COMBO`` for choices."""
     kinds = [kind if isinstance(kind, str) else COMBO for kind in definition.output_types]
     return ["*" if kind == MATCH_TYPE else kind for kind in kinds]
@@ -387,55 +259,5 @@ def _output_types(definition: NodeDefinition) -> list[str]:
 
 def _outputs(definition: NodeDefinition) -> list[tuple[str, str]]:
     taken: set[str] = set()
-    named = zip(definition.output_names, _output_types(definition), strict=True)
+    named = zip(definition.output_names, output_types(definition), strict=True)
     return [(identifier((name or kind).replace("*", "any"), taken), kind) for name, kind in named]
-
-
-# --- Texts of docstrings -------------------------------------------------------------------------------------------
-
-
-def _summary(definition: NodeDefinition) -> str:
-    head, class_type = definition.display_name, definition.class_type
-    head += "" if head == class_type else f" ({class_type})"
-    head += ", deprecated" if definition.deprecated else ", experimental" if definition.experimental else ""
-    described = _cleaned(definition.description)
-    return _cleaned(head) + (f": {described}" if described else "")
-
-
-def _text(declared: InputDefinition) -> str:
-    """Describe an input: its type, range, default, and what its tooltip says."""
-    text = f"one of {_shown(declared.choices)}" if declared.choices else _cleaned(_type_of(declared))
-    low, high = declared.minimum, declared.maximum
-    if low is not None or high is not None:
-        text += f", {'any' if low is None else low} to {'any' if high is None else high}"
-    if declared.default is not None:
-        text += f", default {_cut(_cleaned(repr(declared.default)))}"
-    return text + _told(declared)
-
-
-def _told(declared: InputDefinition) -> str:
-    told = _cleaned(declared.tooltip)
-    return f". {told}" if told else ""
-
-
-def _shown(choices: tuple[Any, ...]) -> str:
-    shown = ", ".join(_cut(repr(choice)) for choice in choices[:8])
-    return _cleaned(shown) + (f" and {len(choices) - 8} more" if len(choices) > 8 else "")
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST_DEFAULT else f"{text[: _LONGEST_DEFAULT - 1]}…"
-
-
-def _cleaned(text: str) -> str:
-    """Make one line of a text, without what no file can hold."""
-    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    return line if len(line) <= _LONGEST_TEXT else line[: _LONGEST_TEXT - 1] + "…"
-
-
-def _default_text(value: Any) -> str:
-    """Write a default for the stub, ``...`` when it is nothing short."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "..."
-    text = repr(value) if isinstance(value, str | int | float) else "..."
-    return text if len(text) <= _LONGEST_DEFAULT else "..."

@@ -180,6 +180,12 @@ class Faults:
             lambda messages: [message for message in messages if kinds and _kind(message) not in kinds]
         )
 
+    def delay_messages(self, seconds: float) -> Lasting:
+        """Let every message take so long on its way, as over a distance; their order stays."""
+        sockets = self._server.sockets
+        before, sockets.latency = sockets.latency, seconds
+        return self._last(lambda: setattr(sockets, "latency", before))
+
     def skip_success(self) -> Lasting:
         """Lose ``execution_success``; the history has it."""
         return self.lose_frames("execution_success")
@@ -321,7 +327,7 @@ class Faults:
             await asyncio.sleep(state.answer_delay)
         if state.answer is not None:
             return state.answer(request)
-        path = request.path.removeprefix("/api")
+        path = self._server.own_path(request.path)
         if path == "/ws":
             return await handler(request) if state.refusal is None else web.Response(status=state.refusal)
         if state.too_large and request.method == "POST" and path in ("/prompt", "/upload/image", "/upload/mask"):

@@ -94,7 +94,7 @@ class Routes:
     @web.middleware
     async def _count(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         resource = request.match_info.route.resource
-        path = (request.path if resource is None else resource.canonical).removeprefix("/api")
+        path = self._server.own_path(request.path if resource is None else resource.canonical)
         self._server.count(request.method, path)
         response = await handler(request)
         self._server.count_bytes(request.method, path, response)

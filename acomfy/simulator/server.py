@@ -7,7 +7,7 @@ import difflib
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -66,6 +66,7 @@ class SimulatedServer:
             nothing (``none``).
         cache_size: How many nodes an ``lru`` cache keeps.
         clock: The time that nodes take and timestamps tell; a `VirtualClock` makes hours pass at once.
+        latency: Seconds that every answer and every message take on their way.
         output_dir: Where SaveImage saves; None is a temporary directory that goes when the server is closed.
         multi_user: As with ``--multi-user``: user data belongs to the user whom the ``comfy-user`` header names.
         assets: As with ``--enable-assets``: the server knows files by their content and tags.
@@ -101,6 +102,7 @@ class SimulatedServer:
         cache: CacheMode = "classic",
         cache_size: int = 100,
         clock: Clock | None = None,
+        latency: float = 0.0,
         output_dir: str | Path | None = None,
         multi_user: bool = False,
         assets: bool = False,
@@ -156,6 +158,10 @@ class SimulatedServer:
         self._publisher: asyncio.Task[None] | None = None
         self._change = asyncio.Event()
         self._waiting = 0
+        self._prefix: str | None = None
+        if latency:
+            self.faults.delay_answers(latency)
+            self.faults.delay_messages(latency)
         self.add_node(*image_nodes(self.folders), *media_nodes())
         self.add_node(*model_nodes(self.models["checkpoints"], self.models["loras"]))
 
@@ -170,9 +176,36 @@ class SimulatedServer:
 
     @property
     def url(self) -> str:
-        """The server's address, as clients take it."""
+        """The server's address, as clients take it; only the path when it is mounted in an application."""
+        if self._prefix is not None:
+            return self._prefix
         host = "127.0.0.1" if self.host in ("0.0.0.0", "") else self.host
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    def mount(self, app: web.Application, prefix: str) -> None:
+        """Serve under a path of an aiohttp application, which starts and stops it, instead of on a port of its own.
+
+        ::
+
+            app = web.Application()
+            SimulatedServer().mount(app, "/comfy")
+            web.run_app(app)                        # Client("http://127.0.0.1:8080/comfy")
+
+        Faults that take the port away do not, there. Call it before the application runs.
+        """
+        self._prefix = prefix.rstrip("/")
+        app.add_subapp(self._prefix, Routes(self).application())
+
+        async def running(_: web.Application) -> AsyncIterator[None]:
+            await self.start()
+            yield
+            await self.aclose()
+
+        app.cleanup_ctx.append(running)
+
+    def own_path(self, path: str) -> str:
+        """Give a request's path below the server's root, without ``/api``."""
+        return path.removeprefix(self._prefix or "").removeprefix("/api")
 
     async def start(self) -> None:
         """Make the folders, listen, and start the worker.
@@ -202,7 +235,8 @@ class SimulatedServer:
 
     async def come_up(self) -> None:
         """Listen, and start the worker."""
-        await self._listen()
+        if self._prefix is None:
+            await self._listen()
         if self.cloud is not None:
             await self.cloud.start()
         self._worker.start()

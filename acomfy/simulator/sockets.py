@@ -27,6 +27,7 @@ logger = logging.getLogger("acomfy.simulator")
 Message: TypeAlias = tuple[Event | str | bytes, Any]
 """What is sent, an event or a whole frame, and the client id it goes to; None is everybody."""
 
+_APART = 1e-6  # seconds: timers of one moment run in no order
 _BROKEN = (ConnectionError, RuntimeError)
 
 
@@ -41,6 +42,7 @@ class Sockets:
         logs: What was written last.
         delivering: Cleared while nothing is to be sent.
         user_wide: Every socket gets every message, as in Comfy Cloud.
+        latency: Seconds that a message is on its way.
         changes: What a fault does to the messages that wait at the same time.
     """
 
@@ -68,12 +70,19 @@ class Sockets:
         self.user_wide = False
         self.changes: list[Callable[[list[Message]], list[Message]]] = []
         self._outgoing: asyncio.Queue[Message] = asyncio.Queue()
+        self.latency = 0.0
+        self._arrival = 0.0
 
     # --- Sending ---------------------------------------------------------------------------------------------------
 
     def send(self, event: Event | str | bytes, sid: Any = None) -> None:
         """Queue a message for the socket of a client id, or for all sockets when it is None."""
-        self._outgoing.put_nowait((event, sid))
+        if not self.latency:
+            self._outgoing.put_nowait((event, sid))
+            return
+        loop = asyncio.get_running_loop()
+        self._arrival = max(loop.time() + self.latency, self._arrival + _APART)
+        loop.call_at(self._arrival, self._outgoing.put_nowait, (event, sid))
 
     def log(self, line: str) -> None:
         """Write a line of the server's log, for those who subscribed to it; who has no socket now must do so anew."""
@@ -101,6 +110,7 @@ class Sockets:
 
     async def flush(self) -> None:
         """Wait until everything that was queued is sent."""
+        await asyncio.sleep(max(0.0, self._arrival - asyncio.get_running_loop().time()))
         await self._outgoing.join()
 
     def supports(self, sid: Any, flag: str) -> bool:

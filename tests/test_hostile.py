@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import acomfy
@@ -254,6 +254,7 @@ def test_the_kind_of_an_error_is_read_out_of_every_shape(body: bytes, expected: 
     assert error_type(body) == expected
 
 
+@settings(max_examples=30)
 @given(st.binary(max_size=300), st.integers(300, 999), st.text(max_size=30))
 def test_any_refusal_makes_an_error_that_can_be_shown(body: bytes, status: int, kind: str) -> None:
     """Any status and body gives one of the server's errors, with a short sentence."""

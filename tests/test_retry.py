@@ -17,16 +17,13 @@ from hypothesis import strategies as st
 
 import acomfy
 from acomfy.retry import RetryPolicy, read_date, read_retry_after
-from acomfy.simulator import SimulatedServer
 
 from .conftest import MS
 from .graphs import saved
 from .other_servers import answering
-from .shell import Gates, client, eventually, gates, quick_client, server
+from .shell import eventually
 
 pytestmark = pytest.mark.anyio
-
-__all__ = ["Gates", "client", "gates", "server"]
 
 QUICK = RetryPolicy(first_delay=0.001, longest_delay=0.002)
 
@@ -114,7 +111,7 @@ def test_retry_after_is_read_as_seconds_or_as_a_date(text: str | None, expected:
     assert read_retry_after(text, now) == expected
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(
     st.text(max_size=60)
     | st.from_regex(r"\A[A-Z][a-z]{2}, [0-9]{1,9} [A-Z][a-z]{2} -?[0-9]{1,9} [0-9:]{1,9} (GMT|[+-][0-9]+)?\Z")
@@ -220,7 +217,7 @@ async def test_a_read_whose_connection_broke_is_tried_again() -> None:
     assert connections == 3
 
 
-async def test_a_closed_client_tries_no_more(server: SimulatedServer) -> None:
+async def test_a_closed_client_tries_no_more() -> None:
     answers = [{"status": 503} for _ in range(5)]
     async with failing(answers) as (url, asked):
         client = acomfy.Client(url, retry=RetryPolicy(first_delay=0.05))
@@ -231,14 +228,13 @@ async def test_a_closed_client_tries_no_more(server: SimulatedServer) -> None:
             await task
 
 
-async def test_what_follows_prompts_asks_at_its_own_pace(server: SimulatedServer) -> None:
+async def test_what_follows_prompts_asks_at_its_own_pace() -> None:
     slow = RetryPolicy(first_delay=60.0, longest_delay=60.0)
-    async with quick_client(server, retry=slow) as client, asyncio.timeout(10_000 * MS):
-        await client.wait_ready()
-        with server.faults.answer_as_booting(502):
-            job = asyncio.create_task(client.run(saved()))
-            await asyncio.wait([job], timeout=100 * MS)
-        assert len((await job).images) == 1
+    async with failing([{"status": 503}]) as (url, _), acomfy.Client(url, retry=slow) as client:
+        assert {client._watch._api, client._canceller._api, client._submission._api} == {client._once}
+        async with asyncio.timeout(5000 * MS):
+            with pytest.raises(acomfy.HTTPError):
+                await client._once.get_prompt()
 
 
 @pytest.mark.parametrize("asked_to_wait", [False, True])

@@ -89,14 +89,14 @@ def saved_bytes(directory: Path) -> bytes:
 
 async def all_that_fails(url: str, options: dict[str, Any]) -> list[BaseException]:
     """Use a client of a server in every way, and give the errors."""
-    times: dict[str, Any] = {"connect_timeout": 60 * MS, "read_timeout": 60 * MS, "cancel_timeout": 20 * MS}
+    times: dict[str, Any] = {"connect_timeout": 30 * MS, "read_timeout": 30 * MS, "cancel_timeout": 10 * MS}
     found: list[BaseException] = []
     retry = acomfy.RetryPolicy(tries=2, first_delay=0.0)
     async with acomfy.Client(url, reconnect_delays=quick_delays, retry=retry, **times, **options) as client:
 
         async def outcome(call: Callable[[], Awaitable[object]]) -> None:
             try:
-                async with asyncio.timeout(400 * MS):
+                async with asyncio.timeout(150 * MS):
                     await call()
             except (acomfy.AcomfyError, TimeoutError) as exc:
                 found.append(exc)
@@ -131,8 +131,6 @@ async def echo_as_json(request: web.BaseRequest) -> web.Response:
 
 FAULTS: dict[str, Callable[[], AbstractAsyncContextManager[str]]] = {
     "401": lambda: answering(respond(401, HTML)),
-    "403": lambda: answering(respond(403)),
-    "407": lambda: answering(respond(407)),
     "redirect": lambda: answering(respond(302, "", Location=f"/login?token={CANARY}")),
     "html": lambda: answering(respond(200, HTML)),
     "echo": lambda: answering(echo),
@@ -202,7 +200,7 @@ async def test_what_works_shows_and_saves_no_secret_either(
     assert not any(form.encode() in saved_bytes(tmp_path) for form in EVERY_FORM)
 
 
-@pytest.mark.parametrize("fault", ["401", "html", "silent", "nothing", "noise", "wrong upgrade"])
+@pytest.mark.parametrize("fault", ["401", "silent", "noise", "wrong upgrade"])
 async def test_not_even_the_variables_in_a_traceback_show_a_header_or_an_account(fault: str) -> None:
     """Error trackers send the values of variables along. (The response itself shows its address, with its query.)"""
     async with FAULTS[fault]() as url:

@@ -42,6 +42,7 @@ from .retry import RetryPolicy
 from .router import Router, TrackedPrompt
 from .server_methods import ServerMethods
 from .sessions import Sessions
+from .snapshots import Snapshots
 from .stream import Buffer, EventStream
 from .submission import Submission
 from .transport import Transport
@@ -210,6 +211,7 @@ class Client(ServerMethods):
             capabilities=self._known_capabilities,
             allow_global_interrupt=allow_global_interrupt,
         )
+        self._snapshots = Snapshots()
         self._uploads = Uploads(
             once,
             spawn=self._spawn,
@@ -479,7 +481,7 @@ class Client(ServerMethods):
         return job
 
     def _encoded(self, graph: Graph) -> EncodedGraph:
-        encoded = workflow.encode(graph, self._stream_classes)
+        encoded = workflow.encode(graph, self._stream_classes, self._snapshots.copy_picture)
         if encoded.files:
             check_all(encoded.files)
         return encoded
@@ -528,7 +530,7 @@ class Client(ServerMethods):
             ServerError: It could not be uploaded.
             ClientClosed: The client is closed, or was closed meanwhile.
         """
-        files = (take_one(file),)
+        files = (take_one(file, self._snapshots.copy_picture),)
         check_all(files)
         return self._upload(files)
 

@@ -33,15 +33,6 @@ _UP = b"\2"
 _SLACK = 0.1
 
 
-def png_of(content: Picture | Pixels) -> bytes:
-    """Write a captured picture as a PNG.
-
-    Raises:
-        ValueError: It has no place in a PNG; the message says what to do.
-    """
-    return write_png(image_of(content))
-
-
 def image_of(content: Picture | Pixels) -> Image:
     """Give a captured picture in one of the modes L, LA, RGB and RGBA.
 

@@ -102,14 +102,14 @@ class OpenFile:
     name: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Picture:
     """A copy of a Pillow image."""
 
     image: Any
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Pixels:
     """A copy of an array.
 
@@ -139,6 +139,9 @@ class MaskedPicture:
 
 
 Content: TypeAlias = Data | View | LocalFile | OpenFile | Picture | Pixels | ServerFile | MaskedPicture
+
+
+CopyPicture: TypeAlias = Callable[[Any], Picture | Pixels]
 
 
 class PillowImage(Protocol):
@@ -196,8 +199,11 @@ bytes; a ``PIL.Image.Image``; an array of height x width (x 1 to 4 channels) of 
 # --- Capturing -----------------------------------------------------------------------------------------------------
 
 
-def capture(value: Any) -> Content | None:
+def capture(value: Any, copy_picture: CopyPicture | None = None) -> Content | None:
     """Take a value as it is now; None when it is nothing that can be uploaded.
+
+    Args:
+        copy_picture: Copies a Pillow image or an array; None: each time anew.
 
     Raises:
         ValueError, TypeError, OSError: It is, but cannot be used; the message says why.
@@ -205,17 +211,15 @@ def capture(value: Any) -> Content | None:
     if value is None or isinstance(value, str | int | float | list | tuple | Mapping):
         return None
     if isinstance(value, Masked):
-        return MaskedPicture(_part(value.image, "image"), _part(value.mask, "mask"))
+        return MaskedPicture(_part(value.image, "image", copy_picture), _part(value.mask, "mask", copy_picture))
     if isinstance(value, bytes | bytearray | memoryview):
         return _data(value)
     if isinstance(value, os.PathLike):
         return LocalFile(os.path.abspath(os.fsdecode(value)))
-    if _is_image(value):
-        return Picture(value.copy())
     if _is_output(value):
         return ServerFile(value)
-    if _is_array(value):
-        return _pixels(value)
+    if _is_image(value) or _is_array(value):
+        return (copy_picture or picture_of)(value)
     return _open_file(value)
 
 
@@ -232,8 +236,13 @@ def is_file(value: Any) -> bool:
     )
 
 
-def _part(value: Any, name: str) -> Content:
-    content = capture(value)
+def picture_of(value: Any) -> Picture | Pixels:
+    """Copy a Pillow image or an array."""
+    return Picture(value.copy()) if _is_image(value) else _pixels(value)
+
+
+def _part(value: Any, name: str, copy_picture: CopyPicture | None) -> Content:
+    content = capture(value, copy_picture)
     if content is None or isinstance(content, MaskedPicture):
         raise TypeError(f"the {name} of Masked is a picture (a Path, bytes, ...), not {type(value).__name__}")
     return content
@@ -356,15 +365,15 @@ class FileInput:
     mark: str
 
 
-def take_one(value: Any) -> FileInput:
-    """Capture a file that stands alone.
+def take_one(value: Any, copy_picture: CopyPicture | None = None) -> FileInput:
+    """Capture a file that stands alone; see `capture`.
 
     Raises:
         TypeError: It is nothing that can be uploaded.
         WorkflowError: It cannot be used.
     """
     try:
-        content = capture(value)
+        content = capture(value, copy_picture)
     except (ValueError, TypeError, OSError) as exc:
         raise WorkflowError(f"the file to upload: {exc}") from exc
     if content is None or (isinstance(content, ServerFile) and content.output.text is not None):
@@ -372,7 +381,9 @@ def take_one(value: Any) -> FileInput:
     return FileInput(None, None, "the file to upload", content, "")
 
 
-def take(graph: Mapping[str, Any], describe: Callable[[str, Any], str]) -> tuple[dict[str, Any], tuple[FileInput, ...]]:
+def take(
+    graph: Mapping[str, Any], describe: Callable[[str, Any], str], copy_picture: CopyPicture | None = None
+) -> tuple[dict[str, Any], tuple[FileInput, ...]]:
     """Capture the files in a graph; give a graph with a mark in the place of each, and the files.
 
     A text that a node showed is put in as it is.
@@ -380,6 +391,7 @@ def take(graph: Mapping[str, Any], describe: Callable[[str, Any], str]) -> tuple
     Args:
         graph: The graph, of whose form all is well. It is not changed; the new one shares what holds no files.
         describe: Names a node for a person.
+        copy_picture: As for `capture`.
 
     Raises:
         WorkflowError: A file cannot be used.
@@ -390,7 +402,7 @@ def take(graph: Mapping[str, Any], describe: Callable[[str, Any], str]) -> tuple
     for node_id, node in graph.items():
         inputs = {}
         for name, value in node["inputs"].items():
-            slot = _Slot(node_id, str(name), f"{describe(node_id, node)}: input {name!r}", marks, files)
+            slot = _Slot(node_id, str(name), f"{describe(node_id, node)}: input {name!r}", marks, files, copy_picture)
             inputs[name] = slot.without_files(value)
         changed = any(inputs[name] is not value for name, value in node["inputs"].items())
         taken[node_id] = {**node, "inputs": inputs} if changed else node
@@ -406,6 +418,7 @@ class _Slot:
     where: str
     marks: str
     files: list[FileInput]
+    copy_picture: CopyPicture | None
 
     def without_files(self, value: Any, depth: int = 0) -> Any:
         if depth > _DEEPEST:
@@ -417,7 +430,7 @@ class _Slot:
             values = {key: self.without_files(item, depth + 1) for key, item in value.items()}
             return value if _identical(values.values(), value.values()) else values
         try:
-            content = capture(value)
+            content = capture(value, self.copy_picture)
         except (ValueError, TypeError, OSError) as exc:
             raise self.error(exc) from exc
         if content is None:

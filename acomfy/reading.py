@@ -190,7 +190,7 @@ class Hashes:
 
     def __init__(self) -> None:
         self._files: OrderedDict[str, tuple[_Stat, Readable]] = OrderedDict()
-        self._data: WeakKeyDictionary[Data, Readable] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[Data | Picture | Pixels, Readable] = WeakKeyDictionary()
 
     def readable(self, content: Content) -> Readable:
         """Hash a content of this machine; a picture is encoded first.
@@ -198,17 +198,14 @@ class Hashes:
         Raises:
             OSError, ValueError, TypeError: It cannot be read.
         """
-        if isinstance(content, Picture | Pixels | MaskedPicture):
-            from .encoding import image_of, masked, write_png
-
-            if isinstance(content, MaskedPicture):
-                return _of_bytes(write_png(masked(_image(content.image), _image(content.mask))))
-            return _of_bytes(write_png(image_of(content)))
-        if isinstance(content, Data):
-            known = self._data.get(content)
+        if isinstance(content, Data | Picture | Pixels):
+            known = self._known.get(content)
             if known is None:
-                known = self._data[content] = _of_bytes(content.data)
+                data = content.data if isinstance(content, Data) else _png(content)
+                known = self._known[content] = _of_bytes(data)
             return known
+        if isinstance(content, MaskedPicture):
+            return _of_bytes(_masked_png(content))
         if isinstance(content, View):
             return _of_bytes(content.data, content.name)
         if isinstance(content, LocalFile):
@@ -230,6 +227,18 @@ class Hashes:
             if len(self._files) > _MOST_HASHES:
                 self._files.popitem(last=False)
         return readable
+
+
+def _png(content: Picture | Pixels) -> bytes:
+    from .encoding import image_of, write_png
+
+    return write_png(image_of(content))
+
+
+def _masked_png(content: MaskedPicture) -> bytes:
+    from .encoding import masked, write_png
+
+    return write_png(masked(_image(content.image), _image(content.mask)))
 
 
 def _of_bytes(data: bytes | memoryview, name: str = "") -> Readable:

@@ -26,7 +26,7 @@ PURE = (
     ("building", "codegen", "listings", "profiles", "server_info"),
 )
 SHELL = (
-    ("access", "concurrency", "connection", "decoding", "encoding", "files", "shared_reads", "stream"),
+    ("access", "concurrency", "connection", "decoding", "encoding", "files", "shared_reads", "snapshots", "stream"),
     ("answers", "download", "reading", "sessions"),
     ("metadata", "transport"),
     ("api",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import io
 import os
@@ -11,12 +12,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import numpy
 import pytest
 from PIL import Image
 
 import acomfy
 from acomfy import Masked, PayloadTooLarge, WorkflowError
 from acomfy.api import Api
+from acomfy.inputs import Picture, Pixels
 from acomfy.retry import RetryPolicy
 from acomfy.simulator import SimulatedServer
 
@@ -307,6 +310,26 @@ async def test_what_an_earlier_client_uploaded_is_found_there(client: acomfy.Cli
     async with quick_client(server) as later:
         assert await later.upload(data) == name.replace(".bin", " (1).bin")
         assert (server.folders.paths["input"] / name.replace(".bin", " (1).bin")).read_bytes() == data
+
+
+@pytest.mark.parametrize("make", [lambda: picture(size=(64, 64)), lambda: numpy.zeros((64, 64, 3), numpy.uint8)])
+async def test_many_prompts_with_one_picture_share_its_copy_as_long_as_it_stays_the_same(
+    client: acomfy.Client, server: SimulatedServer, make: Callable[[], Any]
+) -> None:
+    value = make()
+    gc.collect()
+    runs = [client.run(loaded(value, filename_prefix=str(number))) for number in range(6)]
+    contents = [each for each in gc.get_objects() if isinstance(each, Picture | Pixels)]
+    assert len(contents) == 1
+    del contents
+    before = await pixels((await asyncio.gather(*runs))[-1])
+    assert len(server.uploads) == 1
+    if isinstance(value, Image.Image):
+        value.putpixel((63, 63), (9, 9, 9))
+    else:
+        value[63, 63] = 9
+    after = await pixels(await client.run(loaded(value)))
+    assert after != before and after[-3:] == bytes([9, 9, 9])
 
 
 async def test_two_files_of_one_name_are_two_files(

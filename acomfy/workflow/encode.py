@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from ..inputs import FileInput, take
+from ..inputs import CopyPicture, FileInput, take
 from .document import Workflow
 from .graph import Graph, check_format, describe
 from .values import check_values
@@ -30,8 +30,11 @@ class EncodedGraph:
     files: tuple[FileInput, ...] = ()
 
 
-def encode(graph: Graph, stream_classes: frozenset[str]) -> EncodedGraph:
+def encode(graph: Graph, stream_classes: frozenset[str], copy_picture: CopyPicture | None = None) -> EncodedGraph:
     """Check a graph's form and freeze it as JSON.
+
+    Args:
+        copy_picture: Copies the pictures that stand in it; see `acomfy.inputs.capture`.
 
     Raises:
         WorkflowError: It is not in API format, or holds what JSON has not (NaN, keys that are not strings, objects)
@@ -43,7 +46,7 @@ def encode(graph: Graph, stream_classes: frozenset[str]) -> EncodedGraph:
     text = _dumped(graph)
     files: tuple[FileInput, ...] = ()
     if not text:
-        graph, files = take(graph, describe)
+        graph, files = take(graph, describe, copy_picture)
         text = _dumped(graph)
     # orjson writes some of what JSON has not, but as something else: NaN as null, a UUID as a string. Reading it back
     # finds that sooner than looking at each value does.

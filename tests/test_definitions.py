@@ -215,7 +215,9 @@ def test_an_autogrow_input_of_another_form_stays_as_it_is() -> None:
 def test_definitions_are_a_mapping_that_reads_a_class_when_it_is_asked_for() -> None:
     definitions = Definitions({"Sampler": SAMPLER, "Broken": 5})
     assert list(definitions) == ["Sampler", "Broken"]
-    assert "Sampler" in definitions and "Other" not in definitions and 5 not in definitions
+    assert "Sampler" in definitions and "Other" not in definitions
+    no_name: Any = 5
+    assert no_name not in definitions
     assert definitions["Sampler"] is definitions["Sampler"]
     assert definitions.get("Other") is None
     assert repr(definitions) == "<Definitions of 2 node classes>"
@@ -266,7 +268,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-dynamic_specs = st.deferred(
+dynamic_specs: st.SearchStrategy[list[Any]] = st.deferred(
     lambda: st.tuples(
         st.sampled_from(["COMFY_AUTOGROW_V3", "COMFY_DYNAMICCOMBO_V3", "COMFY_DYNAMICSLOT_V3", "COMBO", "INT"]),
         st.fixed_dictionaries(
@@ -289,7 +291,7 @@ dynamic_specs = st.deferred(
         ),
     ).map(list)
 )
-groups = st.dictionaries(
+groups: st.SearchStrategy[Any] = st.dictionaries(
     st.sampled_from(["required", "optional", "hidden"]),
     st.dictionaries(st.sampled_from("ab"), dynamic_specs | json_values, max_size=2) | json_values,
     max_size=2,

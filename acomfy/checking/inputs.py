@@ -23,13 +23,15 @@ class Strictness:
 
     Attributes:
         bounds: Limits and lists are looked at; False when the class's own check takes the input.
-        link_types: The types of links are looked at.
-        doubtful: The class may have a check that nobody knows.
+        links: The types of links are looked at.
+        doubtful_bounds: The class may have a check of the value that nobody knows.
+        doubtful_links: The class may have a check of its links that nobody knows.
     """
 
     bounds: bool = True
-    link_types: bool = True
-    doubtful: bool = False
+    links: bool = True
+    doubtful_bounds: bool = False
+    doubtful_links: bool = False
 
 
 def missing(name: str, *, dynamic: bool) -> Finding:
@@ -71,16 +73,16 @@ def out_of_bounds(declared: InputDefinition, value: Any, rules: Rules, strictnes
         if "min" in settings and value < settings["min"]:
             message = f"Value {value} smaller than min of {settings['min']}"
             error = write_error("value_smaller_than_min", message, declared.name, **extra)
-            return Finding(error, doubtful=strictness.doubtful)
+            return Finding(error, doubtful=strictness.doubtful_bounds)
         if "max" in settings and value > settings["max"]:
             message = f"Value {value} bigger than max of {settings['max']}"
             error = write_error("value_bigger_than_max", message, declared.name, **extra)
-            return Finding(error, doubtful=strictness.doubtful)
+            return Finding(error, doubtful=strictness.doubtful_bounds)
     except TypeError:
-        if strictness.doubtful:
+        if strictness.doubtful_bounds:
             return None
         raise
-    return _not_in_list(declared, value, rules, doubtful=strictness.doubtful)
+    return _not_in_list(declared, value, rules, doubtful=strictness.doubtful_bounds)
 
 
 def _not_in_list(declared: InputDefinition, value: Any, rules: Rules, *, doubtful: bool) -> Finding | None:
@@ -150,12 +152,12 @@ def check_link(
         return _open_ended(declared, link, definition, hint) or Broken.by(exc, hint)
     received = list(received) if isinstance(received, tuple) else received
     wanted = _written_type(declared)
-    if not strictness.link_types or types_fit(received, wanted, rules):
+    if not strictness.links or types_fit(received, wanted, rules):
         return None
     extra = {**_extra(declared), "received_type": received, "linked_node": list(link)}
     details = f"{declared.name}, received_type({received}) mismatch input_type({wanted})"
     error = write_error("return_type_mismatch", "Return type mismatch between linked nodes", details, **extra)
-    return Finding(error, doubtful=strictness.doubtful)
+    return Finding(error, doubtful=strictness.doubtful_links)
 
 
 def known(definitions: Definitions, class_type: Any) -> NodeDefinition | None:

@@ -10,7 +10,7 @@ from ..definitions import AUTOGROW, DYNAMIC_COMBO, DYNAMIC_SLOT, Definitions, In
 from ..errors import ProtocolError, nearest_match
 from .findings import Broken, Finding, write_error
 from .inputs import Strictness, check_link, convert, known, missing, out_of_bounds, unwrapped
-from .own import OwnCheck, ask, is_core, listed_files, may_check_itself, own_check
+from .own import OwnCheck, ask, is_core, listed_files, may_check_links, may_check_value, own_check
 from .rules import Rules
 
 _DYNAMIC = (AUTOGROW, DYNAMIC_COMBO, DYNAMIC_SLOT)
@@ -64,9 +64,12 @@ class Examiner:
         if "inputs" not in node:
             return Examined(broken=Broken("KeyError", "'inputs'", "the node has no 'inputs': give it at least {}"))
         inputs = node["inputs"]
+        if isinstance(inputs, list | str):
+            inputs = {}  # where Python looks for names in vain (before 0.14.0, which refuses the prompt)
         if not isinstance(inputs, Mapping):
-            text = f"its 'inputs' are {type(inputs).__name__}, not an object"
-            return Examined(broken=Broken("TypeError", text, text))
+            kind = type(inputs).__name__
+            text = f"argument of type '{kind}' is not iterable"
+            return Examined(broken=Broken("TypeError", text, f"its 'inputs' are {kind}, not an object"))
         definition = known(self._definitions, node["class_type"])
         try:
             declared = definition.inputs_for(inputs) if definition is not None else None
@@ -81,7 +84,7 @@ class Examiner:
     ) -> Examined:
         examined = Examined(remarks=_unknown_inputs(definition, declared, inputs))
         examined.remarks += _selecting_nothing(definition, declared, inputs)
-        own, unsure = own_check(definition), may_check_itself(definition)
+        own, unsure_links = own_check(definition), may_check_links(definition)
         dynamic = any(item.type in _DYNAMIC for item in definition.inputs.values())
         values: dict[str, Any] = {}
         for name, item in declared.items():
@@ -89,7 +92,8 @@ class Examiner:
                 if item.required and item.type not in _DYNAMIC:
                     examined.findings.append(missing(name, dynamic=dynamic))
                 continue
-            strictness = Strictness(not own.covers(name), not own.any_link, unsure)
+            unsure = may_check_value(definition, item)
+            strictness = Strictness(not own.covers(name), not own.any_link, unsure, unsure_links)
             found = self._input(item, inputs[name], strictness, examined, values)
             if isinstance(found, Broken):
                 examined.broken = examined.broken or found

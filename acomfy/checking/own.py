@@ -2,8 +2,8 @@
 
 The server does not tell which classes have such a check. An input that it names is converted, but not looked up in its
 list nor compared with its limits. The ones of ComfyUI itself are in a table here (nodes.py, comfy_extras and
-comfy_api_nodes of 0.3.40 to 0.33.0). Of other packs' classes nothing is known: where a class looks like one that has a
-check, what the server would say otherwise is doubtful.
+comfy_api_nodes of 0.3.40 to 0.33.0). Of other packs' classes nothing is known: where an input looks like one that has
+a check of its own, what the server would say otherwise is doubtful.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class OwnCheck:
         everything: It takes all inputs (``**kwargs``).
         any_link: It takes ``input_types``: the server leaves the types of links to it.
         owner: The Python class that has it; "" when that is called as the node class.
-        only_v3: The class had none before it was written for the V3 API.
+        api: "V1" or "V3" where only that form of the class has it; "" when any has.
         verdict: What it says of its inputs, as far as that can be known offline, given the names of files that are
             known to be there; None: nothing can be known.
     """
@@ -43,7 +43,7 @@ class OwnCheck:
     everything: bool = False
     any_link: bool = False
     owner: str = ""
-    only_v3: bool = False
+    api: str = ""
     verdict: Callable[[Mapping[str, Any], frozenset[str]], Verdict] | None = None
 
     def covers(self, name: str) -> bool:
@@ -80,12 +80,6 @@ def _model_there(given: Mapping[str, Any], listed: frozenset[str]) -> Verdict:
     return True if not value or value == "none" else _file_there("model_file", "3D model")(given, frozenset())
 
 
-def _one_side_there(given: Mapping[str, Any], listed: frozenset[str]) -> Verdict:
-    if "on_true" in given or "on_false" in given:
-        return True
-    return "At least one of on_false or on_true must be connected to Switch node"
-
-
 def _takes_file(name: str, kind: str, *more: str, owner: str = "") -> OwnCheck:
     return OwnCheck((name, *more), (name, *more), owner=owner, verdict=_file_there(name, kind))
 
@@ -93,7 +87,7 @@ def _takes_file(name: str, kind: str, *more: str, owner: str = "") -> OwnCheck:
 _CAMERA = ("horizontal_movement", "vertical_movement", "pan", "tilt", "roll", "zoom")
 _DEVICE = OwnCheck(("device",))
 _IMAGE_FILE = _takes_file("image", "image", owner="LoadImage")
-_MODEL_FILE = OwnCheck(("model_file",), ("model_file",), everything=True, only_v3=True, verdict=_model_there)
+_MODEL_FILE = OwnCheck(("model_file",), ("model_file",), everything=True, api="V3", verdict=_model_there)
 _OWN_CHECKS: Mapping[str, OwnCheck] = {
     "LoadImage": _IMAGE_FILE,
     "LoadImageMask": _IMAGE_FILE,
@@ -105,8 +99,8 @@ _OWN_CHECKS: Mapping[str, OwnCheck] = {
     "LoadVideo": _takes_file("file", "video"),
     "Load3D": _MODEL_FILE,
     "Load3DAdvanced": _MODEL_FILE,
-    "ComfySoftSwitchNode": OwnCheck(("switch", "on_false", "on_true"), ("switch",), verdict=_one_side_there),
     "CustomCombo": OwnCheck(("choice",), ("choice",), everything=True, owner="CustomComboNode"),
+    "LoraSave": OwnCheck(("lora_type",), api="V1"),  # no check, but a tuple of choices, which the server passes over
     "ModelAttentionBackend": OwnCheck(("attention",), ("attention",)),
     "SelectModelDevice": _DEVICE,
     "SelectCLIPDevice": _DEVICE,
@@ -140,22 +134,31 @@ def is_v3(definition: NodeDefinition) -> bool:
 def own_check(definition: NodeDefinition) -> OwnCheck:
     """Give the check that a class of ComfyUI's own makes itself; `NO_CHECK` when there is none, or it is not known."""
     check = _OWN_CHECKS.get(definition.class_type, NO_CHECK) if is_core(definition) else NO_CHECK
-    return NO_CHECK if check.only_v3 and not is_v3(definition) else check
+    return check if check.api in ("", "V3" if is_v3(definition) else "V1") else NO_CHECK
 
 
-def may_check_itself(definition: NodeDefinition) -> bool:
-    """Tell whether a class of some pack looks like one that checks its inputs itself.
+def may_check_links(definition: NodeDefinition) -> bool:
+    """Tell whether a class of some pack looks like one that checks the types of its links itself.
 
-    Packs do that where the server's own check would stand in the way: files that were just uploaded, choices that the
-    editor's side of the pack fills in, inputs of several types.
+    Packs do that to take several types where the server's own check would not let them.
     """
-    return not is_core(definition) and any(_loose(item) for item in definition.inputs.values())
+    return not is_core(definition) and any(_of_several_types(item) for item in definition.inputs.values())
 
 
-def _loose(item: InputDefinition) -> bool:
-    if item.type == COMBO:
-        filled_in_later = item.choices is None or len(item.choices) < 2
-        return filled_in_later or item.remote or any("upload" in key for key in item.settings)
+def may_check_value(definition: NodeDefinition, item: InputDefinition) -> bool:
+    """Tell whether an input of some pack's class looks like one that the class checks itself.
+
+    Packs do that for choices that the server does not know yet: files that are uploaded, what the pack's own part of
+    the editor fills in.
+    """
+    if is_core(definition):
+        return False
+    if item.type != COMBO:
+        return _of_several_types(item)
+    return item.choices is None or len(item.choices) < 2 or item.remote or any("upload" in key for key in item.settings)
+
+
+def _of_several_types(item: InputDefinition) -> bool:
     return "*" in item.type or "," in item.type
 
 

@@ -17,7 +17,7 @@ Version: TypeAlias = tuple[int, ...]
 # A key that newer servers add to the description of some or all classes, and the first release that has it. The node
 # descriptions do not name the version, but it is no older than that.
 _MARKS: tuple[tuple[str, Version], ...] = (
-    ("has_intermediate_output", (0, 18)),
+    ("has_intermediate_output", (0, 19)),
     ("is_input_list", (0, 12)),
     ("price_badge", (0, 9, 2)),
     ("output_matchtypes", (0, 4)),
@@ -34,7 +34,7 @@ class Rules:
         checks_options: A value is looked up in the list of a combo that is written as ``COMBO`` (0.8.0, #11345), not
             only of one whose type is the list itself.
         several_choices: A combo with ``multiselect`` takes a list of its choices (0.21.0, #13484).
-        names_missing_class: An unknown class is ``missing_node_type`` (0.13.0, #12194); before, ``invalid_prompt``.
+        names_missing_class: An unknown class is ``missing_node_type`` (0.12.0, #12194); before, ``invalid_prompt``.
         names_cycles: A cycle is an error of its nodes (0.20.0, #13169). Before, an output behind one is dropped without
             a word, and a prompt of which nothing else is left is refused without naming a node.
         renames: Classes that were renamed are replaced before the check (0.14.0).
@@ -60,9 +60,9 @@ def rules_for(version: str | None, definitions: Definitions) -> Rules:
     return Rules(
         any_fits=known >= (0, 4),
         checks_options=known >= (0, 8),
-        several_choices=known >= (0, 21) or version is None,
-        names_missing_class=known >= (0, 13),
-        names_cycles=known >= ((0, 18) if version is None else (0, 20)),
+        several_choices=known >= ((0, 19) if version is None else (0, 21)),
+        names_missing_class=known >= (0, 12),
+        names_cycles=known >= ((0, 19) if version is None else (0, 20)),
         renames=known >= (0, 14),
         takes_targets=known >= (0, 3, 48) or version is None,
     )

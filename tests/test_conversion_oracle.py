@@ -10,7 +10,7 @@ import pytest
 from acomfy.conversion import to_api
 from acomfy.definitions import Definitions
 from acomfy.errors import UnknownNodes, WorkflowFormatError
-from tests.oracle import cases, differences, object_info
+from tests.oracle import cases, differences, newer_cases, newer_object_info, object_info
 
 # Frontend 1.27 threw because `version` is missing or not that of the links; 1.58 dropped all links without a word.
 # Here the links themselves say what they are, so these come out like the same workflow with the right version.
@@ -38,6 +38,15 @@ def test_the_prompt_is_the_one_that_the_editor_makes(name: str) -> None:
     graph = to_api(case["ui"], DEFINITIONS, now=datetime(2026, 5, 4, 3, 2, 1))
     found = {version: differences(graph, case[version]) for version in ("1.27", "1.58") if version in case}
     assert not all(found.values()), found
+
+
+NEWER = Definitions(newer_object_info())
+
+
+@pytest.mark.parametrize("name", sorted(newer_cases()))
+def test_dynamic_inputs_of_a_newer_server_are_the_ones_that_the_editor_sends(name: str) -> None:
+    case = newer_cases()[name]
+    assert not differences(to_api(case["ui"], NEWER), case["1.58"])
 
 
 @pytest.mark.parametrize("name", [name for name in COMPARED if cases()[name]["1.27"] is None])

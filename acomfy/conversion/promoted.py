@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .saved import INPUTS, Graph, Link, SavedNode, Slot
+from .saved import Graph, SavedNode, Slot
 from .scopes import REROUTES, Editor, Scope
 
 _OWN = "-1"
@@ -172,12 +172,8 @@ def _share_names(found: _Instance, graph: Graph) -> None:
 
 
 def _wired(graph: Graph, place: int) -> Iterator[tuple[SavedNode, Slot]]:
-    """Yield the inner inputs that an input of the definition is wired to, in its own order."""
-    listed = [graph.links[link] for link in graph.inputs[place].links if link in graph.links]
-    links: list[Link] = listed or [
-        link for link in graph.links.values() if link.origin == INPUTS and link.origin_slot == place
-    ]
-    for link in links:
+    """Yield the inner inputs that an input of the definition is wired to, by the links that it lists itself."""
+    for link in (graph.links[link] for link in graph.inputs[place].links if link in graph.links):
         node = graph.nodes.get(link.target)
         if node is not None:
             slot = next((slot for slot in node.inputs if slot.link == link.id), None)

@@ -25,6 +25,19 @@ def cases() -> dict[str, dict[str, Any]]:
     return found
 
 
+def newer_cases() -> dict[str, dict[str, Any]]:
+    """Give the cases of a newer server (0.33.0) and frontend 1.58.1: ``ui`` and ``1.58``."""
+    found: dict[str, dict[str, Any]] = _load("newer")
+    return found
+
+
+def newer_object_info() -> dict[str, Any]:
+    """Give the classes of the server that the newer cases were made with."""
+    path = _HERE.parent / "object_info" / "0.33.0.json.gz"
+    found: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
+    return found
+
+
 def object_info() -> dict[str, Any]:
     """Give the classes of the server that the cases were made with."""
     found: dict[str, Any] = _load("object_info")

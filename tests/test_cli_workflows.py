@@ -161,9 +161,28 @@ def test_models_seeds_and_shared_nodes_are_shown() -> None:
 
 def test_the_editors_format_is_shown_without_a_server_with_a_word_on_what_is_missing() -> None:
     shown = acomfy("inspect", "editor.json").stdout
-    assert "└ images: 1 EmptyImage" in shown and "note: this was read without the server's node classes" in shown
-    shown = acomfy("inspect", "editor.json", *CLASSES).stdout
+    assert "└ images: 1 EmptyImage" in shown and "note: read without the server's node classes" in shown
+    assert "value 1=64, value 2=32, value 3=1, value 4=255" in shown and "filename_prefix=mine" in shown
+    shown = acomfy("inspect", "workflow.png", *CLASSES).stdout
     assert "width=64, height=32" in shown and "note:" not in shown
+
+
+def test_common_classes_and_seeds_are_known_without_a_server_also_in_subgraphs() -> None:
+    inner = [
+        {"id": 3, "type": "KSampler", "widgets_values": [7, "randomize", 20, 8, "euler", "normal", 1]},
+        {"id": 4, "type": "Odd", "widgets_values": ["a", 9, "fixed", "b.safetensors"]},
+        {"id": 5, "type": "EmptyLatentImage", "widgets_values": [512, 256, 2]},
+    ]
+    subgraph = {"id": "sub", "nodes": inner, "links": [], "inputs": [], "outputs": []}
+    instance = {"id": 12, "type": "sub", "widgets_values": []}
+    editor = {"nodes": [instance], "links": [], "definitions": {"subgraphs": [subgraph]}, "version": 0.4}
+    Path("subgraph.json").write_text(json.dumps(editor))
+    shown = acomfy("inspect", "subgraph.json").stdout
+    assert "12:3 KSampler\n  seed=7, steps=20, cfg=8, sampler_name=euler, scheduler=normal, denoise=1\n" in shown
+    assert "12:4 Odd\n  value 1=a, seed=9, value 4=b.safetensors\n" in shown
+    assert "  b.safetensors (node 12:4 (Odd), value 4)\n" in shown
+    assert "  7 (node 12:3 (KSampler), seed)\n  9 (node 12:4 (Odd), seed)\n" in shown
+    assert "  512 x 256, batch_size 2 (node 12:5 (EmptyLatentImage))\n" in shown
 
 
 def test_inspect_tells_programs_too() -> None:

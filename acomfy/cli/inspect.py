@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,12 +16,12 @@ from .arguments import load_workflow
 from .classes import Classes, ObjectInfoFile, Server, Simulate
 from .ends import OTHER_CODES, accept_any_text, in_words, printable
 from .trees import Trees, sizes
+from .unnamed import with_unnamed
 
 EXIT_CODES = f"Exit codes: 0 told; {OTHER_CODES}."
 
 _WITHOUT_CLASSES = (
-    "note: this was read without the server's node classes, so that values whose names the file does not tell are left "
-    "out; with --server or --object-info all are shown"
+    "note: read without the server's node classes, which tell how values are called; --server or --object-info has them"
 )
 
 
@@ -64,7 +65,11 @@ def _load(name: str, definitions: Definitions | None) -> tuple[Workflow, str | N
         return Definitions({})
 
     workflow = load_workflow(name, none, keep_unknown=True)
-    return workflow, _WITHOUT_CLASSES if asked else None
+    if not asked:
+        return workflow, None
+    found, workflow = workflow.found, with_unnamed(workflow, Path(name))
+    workflow.found = found
+    return workflow, _WITHOUT_CLASSES
 
 
 def _told(name: str, workflow: Workflow, definitions: Definitions | None, width: int) -> Iterator[str]:

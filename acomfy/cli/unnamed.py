@@ -1,0 +1,92 @@
+"""The editor's values without names, named where ComfyUI's common classes are known, so that they can be shown.
+
+The editor saves a node's values by their places alone; what they are called, the server's node classes tell. For a look
+at a file without a server, the classes that nearly every workflow has are listed here. To run it, this is not enough.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..embedded import read_embedded_file
+from ..workflow import Workflow, is_link
+
+_CONTROLS = ("fixed", "increment", "decrement", "randomize")  # what stands behind a seed, never sent
+_LATENT = ("width", "height", "batch_size")
+_NAMES = {
+    "CheckpointLoaderSimple": ("ckpt_name",),
+    "CLIPLoader": ("clip_name", "type", "device"),
+    "CLIPSetLastLayer": ("stop_at_clip_layer",),
+    "CLIPTextEncode": ("text",),
+    "CLIPVisionLoader": ("clip_name",),
+    "ControlNetLoader": ("control_net_name",),
+    "DualCLIPLoader": ("clip_name1", "clip_name2", "type", "device"),
+    "EmptyLatentImage": _LATENT,
+    "EmptySD3LatentImage": _LATENT,
+    "FluxGuidance": ("guidance",),
+    "KSampler": ("seed", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
+    "KSamplerSelect": ("sampler_name",),
+    "LoadImage": ("image",),
+    "LoraLoader": ("lora_name", "strength_model", "strength_clip"),
+    "LoraLoaderModelOnly": ("lora_name", "strength_model"),
+    "RandomNoise": ("noise_seed",),
+    "SaveImage": ("filename_prefix",),
+    "UNETLoader": ("unet_name", "weight_dtype"),
+    "UpscaleModelLoader": ("model_name",),
+    "VAELoader": ("vae_name",),
+}
+
+
+def with_unnamed(workflow: Workflow, path: Path) -> Workflow:
+    """Add the values that a file of the editor holds to nodes of which nothing but the links is known.
+
+    A value whose name is not known is named by its place: ``value 1``.
+    """
+    filled = workflow.copy()
+    for node_id, node in _saved_nodes(_editor_json(path)):
+        values = node.get("widgets_values")
+        if node_id not in filled or not isinstance(values, list):
+            continue
+        inputs = filled[node_id]["inputs"]
+        if all(is_link(value) for value in inputs.values()):
+            for name, value in _named(filled[node_id]["class_type"], values).items():
+                inputs.setdefault(name, value)
+    return filled
+
+
+def _editor_json(path: Path) -> Mapping[str, Any]:
+    with path.open("rb") as file:
+        embedded = read_embedded_file(file)
+    found = embedded.workflow if embedded.kind else json.loads(path.read_bytes())
+    return found if isinstance(found, Mapping) else {}
+
+
+def _saved_nodes(graph: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the nodes as they were saved, those in subgraphs too, by the ids that the conversion gives them."""
+    definitions = graph.get("definitions") or {}
+    subgraphs = {one["id"]: one for one in definitions.get("subgraphs") or [] if "id" in one}
+    waiting = [(node, "", 0) for node in graph.get("nodes", [])]
+    while waiting:
+        node, before, depth = waiting.pop()
+        node_id = f"{before}{node.get('id')}"
+        yield node_id, node
+        inner = subgraphs.get(node.get("type"))
+        if inner is not None and depth < 20:
+            waiting += [(one, f"{node_id}:", depth + 1) for one in inner.get("nodes", [])]
+
+
+def _named(class_type: str, values: list[Any]) -> dict[str, Any]:
+    """Name values by their places; the word behind a seed has no place of its own."""
+    known = list(_NAMES.get(class_type, ()))
+    named: dict[str, Any] = {}
+    for place, value in enumerate(values):
+        if place and value in _CONTROLS and isinstance(values[place - 1], int):
+            if not known:
+                named = {("seed" if name == list(named)[-1] else name): one for name, one in named.items()}
+            continue
+        if not known or len(named) < len(known):
+            named[known[len(named)] if known else f"value {place + 1}"] = value
+    return named

@@ -14,7 +14,7 @@ import aiohttp
 from . import download
 from .api import Api
 from .concurrency import together
-from .errors import HTTPError, OutputMissing
+from .errors import HTTPError, MetadataError, OutputMissing
 from .files import PartialFile, destination
 from .frames import OCTETS, load_json
 from .outputs import (
@@ -294,9 +294,12 @@ class Output:
         from .metadata import read_metadata
 
         local = await self._local(None)
-        if local is not None:
-            return await asyncio.to_thread(read_embedded, local)
-        return await read_metadata(self._opener(None), self._source.api.retry)
+        try:
+            if local is not None:
+                return await asyncio.to_thread(read_embedded, local)
+            return await read_metadata(self._opener(None), self._source.api.retry)
+        except MetadataError as exc:
+            raise MetadataError(f"{self.filename!r} of node {self.node_id}: {exc}") from exc
 
     def _rendition(self, preview: str | None, channel: str | None) -> Rendition | None:
         wanted = rendition(preview, channel) if preview is not None or channel is not None else None

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acomfy.errors import WorkflowError, WorkflowFormatError
+from acomfy.errors import PromptRejected, WorkflowError, WorkflowFormatError
 from acomfy.workflow import Change, Requirement, Workflow
 
 from . import strategies as given_by
@@ -92,6 +92,27 @@ def test_embeddings_are_found_in_the_texts() -> None:
     text = "a fox, (embedding:easynegative:1.2), embedding:sub/hands"
     found = [("text", "easynegative", "embeddings", None), ("text", "sub/hands", "embeddings", None)]
     assert needed(one("CLIPTextEncode", text=text)) == needed(one("CLIPTextEncode", text=text), None) == found
+
+
+# --- Checks --------------------------------------------------------------------------------------------------------
+
+
+def test_a_workflow_is_checked_before_it_is_sent() -> None:
+    right = Workflow(
+        {
+            "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}},
+            "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+        }
+    )
+    assert right.check(INFO).ok
+    wrong = right.replace({"1.width": "wide"}).add("NoSuchNode", title="Mine")
+    report = wrong.check(INFO)
+    assert {problem.node_id for problem in report} >= {"3"} and report.refused
+    with pytest.raises(PromptRejected, match="NoSuchNode"):
+        report.raise_for_problems()
+    (problem,) = right.replace({"1.width": "wide"}).check(INFO)
+    assert (problem.node_id, problem.input_name) == ("1", "width")
+    assert right.add("SaveImage", {}, node_id="9").check(INFO, targets=["2"], version="0.3.64").ok
 
 
 # --- Differences ---------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def diff(before: Nodes, after: Nodes) -> list[Change]:
     for node_id, node in after.items():
         if node_id not in before:
             found.append(Change("node added", node_id, describe(node_id, node), None, None, copied(node)))
-        else:
+        elif node is not before[node_id]:  # copies share what they did not change
             found += _node_changes(node_id, before[node_id], node)
     return found
 

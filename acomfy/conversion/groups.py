@@ -86,8 +86,9 @@ class _Group:
 
     def _inner_links(self) -> Iterator[tuple[tuple[int, int], Link]]:
         """Yield the links between members by target place and slot; those from outside have no origin."""
-        entries = self._config.get("links")
-        for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+        links = self._config.get("links")
+        entries: list[Any] = links if isinstance(links, list) else []
+        for number, entry in enumerate(entries):
             if isinstance(entry, list) and len(entry) >= 4 and all(_is_index(part) for part in entry[:4]):
                 origin, origin_slot, target, target_slot = entry[:4]
                 if origin < len(self._members) and target < len(self._members):

@@ -80,8 +80,8 @@ class Writer:
             elif isinstance(source, Given) and not source.processed:
                 inputs[live.name] = _sent(source.value)
             elif isinstance(source, Given) and live.widget is not None:
-                spec = live.widget.input
-                inputs[live.name] = _sent(self._processed(scope, node, spec, self._primitive(spec, source)))
+                value = self._primitive(live.widget, source)
+                inputs[live.name] = _sent(self._processed(scope, node, live.widget.input, value))
         return {"inputs": inputs, "class_type": node.type, "_meta": {"title": self._editor.title(node)}}
 
     @staticmethod
@@ -105,11 +105,13 @@ class Writer:
             return {"__type__": "CURVE", "__value__": copy.deepcopy(widget.value)}
         return _sent(self._processed(scope, node, widget.input, widget.value))
 
-    def _primitive(self, spec: Input, given: Given) -> Any:
+    def _primitive(self, widget: Widget, given: Given) -> Any:
         """Give a PrimitiveNode's value to a widget: its text filled in if its property says so, its number settled."""
+        if given.value is None and widget.value is not None:
+            return widget.value
         if given.has_tokens and isinstance(given.value, str):
             return file_name(given.value, self._named_value, self._choices.date)
-        return settled(spec, given.value)
+        return settled(widget.input, given.value)
 
     def _processed(self, scope: Scope, node: SavedNode, spec: Input, value: Any) -> Any:
         """Apply what the editor does to a text when it queues."""
@@ -139,7 +141,7 @@ class Writer:
             if live.name == widget_name and live.widget is not None:
                 source = self._resolver.source(scope, node, place)
                 if isinstance(source, Given) and source.processed:
-                    return self._primitive(live.widget.input, source)
+                    return self._primitive(live.widget, source)
         return self._editor.widgets(node)[widget_name].value
 
     def _search_name(self, node: SavedNode) -> Any:

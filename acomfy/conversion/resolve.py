@@ -147,11 +147,14 @@ class Resolver:
 
     @staticmethod
     def _primitive(at: _At) -> Given | None:
-        """Give a PrimitiveNode's value, muted or not, to a widget that it is linked to without a reroute between."""
-        values = at.node.values
-        known = at.direct and isinstance(values, list) and values and values[0] is not None
+        """Give a PrimitiveNode's value, muted or not, to a widget that it is linked to without a reroute between.
+
+        One that was saved without a value has that of the widget itself, which is None here.
+        """
+        if not at.direct:
+            return None
         replaces = bool(at.node.properties.get("Run widget replace on values"))
-        return Given(values[0], processed=True, has_tokens=replaces) if known else None
+        return Given(_first_value(at.node), processed=True, has_tokens=replaces)
 
     def _bypass(self, at: _At, exact: bool) -> _At | None:
         slot = self._passing(at, exact)

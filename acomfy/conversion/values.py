@@ -44,10 +44,13 @@ def deal(node: SavedNode, node_class: NodeClass) -> dict[str, Widget]:
 def settled(spec: Input, value: Any) -> Any:
     """Bring a PrimitiveNode's number into the range and onto the steps of the widget that takes it.
 
-    The editor does so when it connects the two after loading; it does so with no other value.
+    The editor does so when it connects the two after loading; it does so with no other value. Nothing at all is 0
+    to it (1.27; 1.58 sends the null, which no server takes).
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or spec.widget_type not in ("INT", "FLOAT"):
+    if spec.widget_type not in ("INT", "FLOAT"):
+        return value
+    value = 0 if value is None else value
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         return value
     least, most = spec.range
     value = min(max(value, least), most)

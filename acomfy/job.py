@@ -403,6 +403,7 @@ class Job:
         else:
             self._exc, self._exc_traceback = outcome, outcome.__traceback__
         self.stop_uploading()
+        self.encoded = None
         self._tell_the_end()
         for waiter in self._waiters:
             if not waiter.done():

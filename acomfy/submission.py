@@ -117,13 +117,14 @@ class Submission:
         Raises:
             JobCancelled: The job was cancelled meanwhile, or has its outcome.
         """
-        if job.encoded is None:
+        encoded = job.encoded
+        if encoded is None:
             return []
         job.uploading = not (job.cancel_requested or job.done())
         try:
             if not job.uploading:
                 raise JobCancelled(job.prompt_id)
-            stored = await self._uploads.store_all(job.encoded.files)
+            stored = await self._uploads.store_all(encoded.files)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.uncancel() or not (job.cancel_requested or job.done()):
@@ -131,7 +132,7 @@ class Submission:
             raise JobCancelled(job.prompt_id) from None
         finally:
             job.uploading = False
-        job.prompt.graph = fill(job.encoded.json, job.encoded.files, [file.value for file in stored])
+        job.prompt.graph = fill(encoded.json, encoded.files, [file.value for file in stored])
         return stored
 
     def _forget_refused(self, job: Job, stored: list[Stored], rejection: PromptRejected) -> bool:

@@ -362,6 +362,14 @@ async def test_a_file_that_changes_between_two_prompts_is_sent_again(
 
 
 @pytest.mark.parametrize("on_lost", ["raise", "resubmit"])
+async def test_a_job_that_is_done_holds_its_files_no_more(client: acomfy.Client, on_lost: Any) -> None:
+    job = await client.submit(loaded(picture()), on_lost=on_lost)
+    await job
+    gc.collect()
+    assert not [each for each in gc.get_objects() if isinstance(each, Picture)]
+
+
+@pytest.mark.parametrize("on_lost", ["raise", "resubmit"])
 async def test_what_the_server_lost_is_uploaded_again(
     client: acomfy.Client,
     server: SimulatedServer,
@@ -374,6 +382,18 @@ async def test_what_the_server_lost_is_uploaded_again(
         *(client.run(loaded(picture(), filename_prefix=str(n)), on_lost=on_lost) for n in range(5))
     )
     assert {await pixels(result) for result in results} == {picture().tobytes()}
+    assert len(server.uploads) == 2
+
+
+async def test_a_lost_prompt_is_submitted_anew_with_its_files(client: acomfy.Client, server: SimulatedServer) -> None:
+    server.hold()
+    job = await client.submit(loaded(picture()), on_lost="resubmit")
+    (path,) = (server.folders.paths["input"] / "acomfy").iterdir()
+    path.unlink()
+    server.delete_prompt(job.prompt_id)
+    await eventually(lambda: job.attempt == 2)
+    server.release()
+    assert await pixels(await job) == picture().tobytes()
     assert len(server.uploads) == 2
 
 

@@ -301,6 +301,35 @@ def test_a_dynamic_combo_brings_the_widgets_of_its_choice() -> None:
     assert inputs(convert(node(1, "Modes")), "1") == {"mode": "off", "after": 9}
 
 
+def test_a_primitive_that_chooses_other_inputs_than_were_saved_is_refused() -> None:
+    consumer = node(2, "Modes", "off", 4, inputs=[widget_socket("mode", 8, "COMBO")])
+    links = [[8, 1, 0, 2, 0, "COMBO"]]
+    assert inputs(convert(node(1, "PrimitiveNode", "off"), consumer, links=links), "2")["mode"] == "off"
+    with pytest.raises(WorkflowFormatError, match="inputs of 'off'"):
+        convert(node(1, "PrimitiveNode", "on"), consumer, links=links)
+
+
+def test_curves_comparisons_and_views_have_their_own_forms() -> None:
+    classes = {
+        "Curve": info({"curve": ["CURVE", {}]}),
+        "Compare": info({"view": ["IMAGECOMPARE", {}], "n": ["INT", {}]}),
+        "View": info({"viewport_state": ["LOAD_3D", {}], "n": ["INT", {}]}, output=["LOAD3D_CAMERA", "INT"]),
+        "Any": OBJECT_INFO["Any"],
+    }
+    points = [[0, 0], [1, 1]]
+    graph = to_api(workflow(node(1, "Curve", points), node(2, "Compare", 5), node(3, "View", "", 6)), classes)
+    assert inputs(graph, "1") == {"curve": {"__type__": "CURVE", "__value__": points}}
+    assert inputs(graph, "2") == {"view": {"__value__": ["", ""]}, "n": 5}
+    assert inputs(graph, "3") == {"viewport_state": {}, "n": 6}
+    for slot in (0, 1):
+        linked = workflow(node(3, "View"), node(4, "Any", inputs=sockets(any=1)), links=[[1, 3, slot, 4, 0, "*"]])
+        if slot == 1:
+            assert inputs(to_api(linked, classes), "4") == {"any": ["3", 1]}
+        else:
+            with pytest.raises(WorkflowFormatError, match="only a browser has"):
+                to_api(linked, classes)
+
+
 def test_inputs_behind_a_dynamic_combo_are_linked_by_their_full_names() -> None:
     linked = node(2, "Modes", "on", 3, 4, inputs=[{"name": "mode.mask", "type": "MASK", "link": 1}])
     graph = convert(node(1, "Mask"), linked, links=[[1, 1, 1, 2, 0, "MASK"]])
@@ -444,6 +473,14 @@ def test_a_bypassed_node_passes_on_the_input_at_the_same_place_if_it_fits() -> N
         links=[[5, 4, 0, 2, 0, "IMAGE"], [6, 1, 0, 2, 1, "IMAGE"], [90, 2, 0, 9, 0, "IMAGE"]],
     )
     assert inputs(graph, "9")["images"] == ["4", 0]
+
+
+def test_a_bypassed_node_without_inputs_cannot_pass_anything_on_to_a_wildcard() -> None:
+    with pytest.raises(WorkflowFormatError, match="no input to pass on"):
+        to_api(
+            workflow(node(1, "None", mode=4), node(9, "Any", inputs=sockets(any=90)), links=[[90, 1, 0, 9, 0, "*"]]),
+            {"None": info({}), "Any": OBJECT_INFO["Any"]},
+        )
 
 
 def test_otherwise_the_first_input_of_the_type_and_no_second_try() -> None:

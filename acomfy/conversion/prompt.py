@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..definitions import DYNAMIC_COMBO
 from ..errors import UnknownNode, UnknownNodes, WorkflowFormatError
 from .classes import CURVE, Input, NodeClass
 from .promoted import Given, Promotions
@@ -81,6 +82,7 @@ class Writer:
                 inputs[live.name] = _sent(source.value)
             elif isinstance(source, Given) and live.widget is not None:
                 value = self._primitive(live.widget, source)
+                self._refuse_late_choice(scope, node, live.widget, value)
                 inputs[live.name] = _sent(self._processed(scope, node, live.widget.input, value))
         return {"inputs": inputs, "class_type": node.type, "_meta": {"title": self._editor.title(node)}}
 
@@ -93,6 +95,18 @@ class Writer:
                 "queueing; without one it cannot be converted: replace it by a node that loads a file",
                 node_id=scope.path + node.id,
                 input_name=live.name,
+            )
+
+    @staticmethod
+    def _refuse_late_choice(scope: Scope, node: SavedNode, widget: Widget, value: Any) -> None:
+        """Refuse a PrimitiveNode's choice for a dynamic combo that was saved with another, and other inputs."""
+        if widget.input.widget_type == DYNAMIC_COMBO and value != widget.value:
+            name = widget.input.name
+            raise WorkflowFormatError(
+                f"node {scope.path}{node.id} ({node.type}): a PrimitiveNode sets {name!r} to {value!r}, but the node has "
+                f"the inputs of {widget.value!r}; choose it on the node itself and save again",
+                node_id=scope.path + node.id,
+                input_name=name,
             )
 
     # --- A widget's own value --------------------------------------------------------------------------------------

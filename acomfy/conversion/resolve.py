@@ -167,9 +167,11 @@ class Resolver:
             order = [slot, *range(len(inputs))]
             return next((place for place in order if place < len(inputs) and inputs[place].type == wanted), None)
         outputs = self._editor.outputs(at.node)
-        if not inputs or not 0 <= slot < len(outputs):
-            return None
+        if not 0 <= slot < len(outputs):
+            raise self._error(at, f"it is bypassed and has no output {slot}, to which something is linked")
         if wanted in ("*", ""):
+            if not inputs:
+                raise self._error(at, "it is bypassed and has no input to pass on")
             return slot if slot < len(inputs) else 0
         if slot < len(inputs) and fits(inputs[slot].type, outputs[slot]) and fits(inputs[slot].type, wanted):
             return slot

@@ -15,6 +15,7 @@ from ..embedded import read_embedded_file
 from ..workflow import Workflow, is_link
 
 _CONTROLS = ("fixed", "increment", "decrement", "randomize")  # what stands behind a seed, never sent
+_DEEPEST = 20  # a subgraph that contains itself ends there
 _LATENT = ("width", "height", "batch_size")
 _NAMES = {
     "CheckpointLoaderSimple": ("ckpt_name",),
@@ -66,16 +67,21 @@ def _editor_json(path: Path) -> Mapping[str, Any]:
 
 def _saved_nodes(graph: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the nodes as they were saved, those in subgraphs too, by the ids that the conversion gives them."""
-    definitions = graph.get("definitions") or {}
-    subgraphs = {one["id"]: one for one in definitions.get("subgraphs") or [] if "id" in one}
-    waiting = [(node, "", 0) for node in graph.get("nodes", [])]
+    definitions = graph.get("definitions")
+    known = _objects(definitions.get("subgraphs") if isinstance(definitions, Mapping) else None)
+    subgraphs = {str(one.get("id")): one for one in known}
+    waiting = [(node, "", 0) for node in _objects(graph.get("nodes"))]
     while waiting:
         node, before, depth = waiting.pop()
         node_id = f"{before}{node.get('id')}"
         yield node_id, node
-        inner = subgraphs.get(node.get("type"))
-        if inner is not None and depth < 20:
-            waiting += [(one, f"{node_id}:", depth + 1) for one in inner.get("nodes", [])]
+        inner = subgraphs.get(str(node.get("type")))
+        if inner is not None and depth < _DEEPEST:
+            waiting += [(one, f"{node_id}:", depth + 1) for one in _objects(inner.get("nodes"))]
+
+
+def _objects(value: Any) -> list[Mapping[str, Any]]:
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
 
 
 def _named(class_type: str, values: list[Any]) -> dict[str, Any]:

@@ -322,11 +322,16 @@ def read_inputs(groups: Any, where: str, order: Any = None) -> dict[str, InputDe
             raise ProtocolError(f"{where}: its {group} inputs are {type(inputs).__name__}, not an object")
         for name in _in_order(inputs, order.get(group) if isinstance(order, Mapping) else None):
             if name not in found:  # declared twice, it is required (comfy_execution/graph.py get_input_info)
-                found[name] = _read_input(name, required, inputs[name], where)
+                found[name] = read_input(name, inputs[name], required=required, where=where)
     return found
 
 
-def _read_input(name: str, required: bool, raw: Any, where: str) -> InputDefinition:
+def read_input(name: str, raw: Any, *, required: bool, where: str = "object_info") -> InputDefinition:
+    """Read one input, ``[type, settings]``; ``where`` says in the error what it belongs to.
+
+    Raises:
+        ProtocolError: It has another form.
+    """
     if isinstance(raw, str):  # ("IMAGE") in Python, which lacks the comma of a tuple
         raw = [raw]
     if not isinstance(raw, list | tuple) or not raw:

@@ -132,10 +132,7 @@ def check_link(
 ) -> Finding | Broken | None:
     """Check a link; None when it is right (as far as the classes on both sides are known)."""
     if len(link) != 2:
-        message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
-        extra = {**_extra(declared), "received_value": list(link)}
-        hint = "a list that is a value is written {'__value__': [...]}"
-        return Finding(write_error("bad_linked_input", message, declared.name, **extra), hint)
+        return bad_link(declared, link)
     source, slot = link
     try:
         class_type = nodes[source]["class_type"]
@@ -150,14 +147,36 @@ def check_link(
     except (IndexError, TypeError) as exc:
         hint = f"input {declared.name!r} links to output {slot!r} of node {source} ({class_type}), {_slots(types)}"
         return _open_ended(declared, link, definition, hint) or Broken.by(exc, hint)
+    if not strictness.links:
+        return None
+    return mismatch(declared, received, link, rules, doubtful=strictness.doubtful_links)
+
+
+def bad_link(declared: InputDefinition, link: list[Any] | tuple[Any, ...]) -> Finding:
+    """Write the error for a list that is no ``[node_id, slot]``."""
+    message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
+    extra = {**_extra(declared), "received_value": list(link)}
+    hint = "a list that is a value is written {'__value__': [...]}"
+    return Finding(write_error("bad_linked_input", message, declared.name, **extra), hint)
+
+
+def mismatch(
+    declared: InputDefinition,
+    received: Any,
+    link: list[Any] | tuple[Any, ...],
+    rules: Rules,
+    *,
+    doubtful: bool = False,
+) -> Finding | None:
+    """Compare the type of a linked output with the input's; None when they fit."""
     received = list(received) if isinstance(received, tuple) else received
     wanted = _written_type(declared)
-    if not strictness.links or types_fit(received, wanted, rules):
+    if types_fit(received, wanted, rules):
         return None
     extra = {**_extra(declared), "received_type": received, "linked_node": list(link)}
     details = f"{declared.name}, received_type({received}) mismatch input_type({wanted})"
     error = write_error("return_type_mismatch", "Return type mismatch between linked nodes", details, **extra)
-    return Finding(error, doubtful=strictness.doubtful_links)
+    return Finding(error, doubtful=doubtful)
 
 
 def known(definitions: Definitions, class_type: Any) -> NodeDefinition | None:

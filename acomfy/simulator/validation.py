@@ -1,4 +1,7 @@
-"""The server's check of a prompt before it is queued (ComfyUI execution.py validate_prompt, 0.3.64).
+"""The server's check of a prompt before it is queued (ComfyUI execution.py validate_prompt, 0.3.64 and 0.33.0).
+
+What an input takes, and what a link fits, is known by `acomfy.checking`; the walk is the server's own here, with the
+order, the recursion and the tracebacks that a client sees.
 
 An error is a plain dict of ``type``, ``message``, ``details`` and ``extra_info``, as the server writes it. A prompt is
 accepted when at least one of its output nodes is valid; the others are dropped, and their errors come with the 200.
@@ -8,17 +11,16 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
+from ..checking.findings import Error, write_error
+from ..checking.inputs import Strictness, bad_link, convert, mismatch, missing, out_of_bounds
+from ..checking.rules import Rules
+from ..definitions import InputDefinition, read_input
 from .nodes import Graph, Node
 from .versions import Capabilities
-
-Error: TypeAlias = dict[str, Any]
-
-_LONG_LIST = 20
-_CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 
 
 @dataclass
@@ -49,12 +51,22 @@ def validate(
             outputs.append(node_id)
     if not outputs:
         return Validation(error=error("prompt_no_outputs", "Prompt has no outputs", ""))
-    return _Validator(prompt, classes, names_cycles=can.dependency_cycle_error).run(outputs)
+    return _Validator(prompt, classes, _rules(can)).run(outputs)
 
 
-def error(kind: str, message: str, details: str, **extra_info: Any) -> Error:
-    """Write an error as the server does."""
-    return {"type": kind, "message": message, "details": details, "extra_info": extra_info}
+error = write_error
+
+
+def _rules(can: Capabilities) -> Rules:
+    return Rules(
+        any_fits=can.any_type_fits,
+        checks_options=can.options_checked,
+        several_choices=can.several_choices,
+        names_missing_class=can.missing_node_type,
+        names_cycles=can.dependency_cycle_error,
+        renames=can.node_replacements,
+        takes_targets=can.partial_targets,
+    )
 
 
 def _unknown_class(node_id: str, node: dict[str, Any], class_type: Any, named: bool) -> Error:
@@ -64,9 +76,10 @@ def _unknown_class(node_id: str, node: dict[str, Any], class_type: Any, named: b
         message = f"Cannot execute because node {class_type} does not exist."
     if not named:
         return error("invalid_prompt", message, f"Node ID '#{node_id}'")
-    title = node.get("_meta", {}).get("title", class_type or "Unknown Node")
+    title = node.get("_meta", {}).get("title", class_type)
     if class_type is None:
-        message = f"Node '{title}' has no class_type. The workflow may be corrupted or a custom node is missing."
+        shown = title or f"ID #{node_id}"
+        message = f"Node '{shown}' has no class_type. The workflow may be corrupted or a custom node is missing."
     else:
         message = f"Node '{title}' not found. The custom node may not be installed."
     return error(
@@ -82,12 +95,12 @@ def _unknown_class(node_id: str, node: dict[str, Any], class_type: Any, named: b
 class _Validator:
     """The walk from the output nodes up: each node is checked once."""
 
-    def __init__(self, prompt: Graph, classes: Mapping[str, Node], *, names_cycles: bool) -> None:
+    def __init__(self, prompt: Graph, classes: Mapping[str, Node], rules: Rules) -> None:
         self._prompt = prompt
         self._classes = classes
         self._verdicts: dict[str, tuple[bool, list[Error]]] = {}
         self._under_way: dict[str, None] = {}
-        self._names_cycles = names_cycles
+        self._rules = rules
         self._cycles: dict[str, list[Error]] = {}
 
     def run(self, outputs: list[str]) -> Validation:
@@ -131,18 +144,17 @@ class _Validator:
         own_checks, checks_all = _checked_by_node(node_class)
         valid, errors = True, []
         for name, (category, kind, options) in node_class.specs.items():
-            info = _Input(name, kind, options)
+            declared = read_input(name, [kind, options], required=category == "required")
             if name not in inputs:
-                if category == "required":
-                    missing = error("required_input_missing", "Required input is missing", name, input_name=name)
-                    errors.append(missing)
+                if declared.required:
+                    errors.append(missing(name, dynamic=False).error)
             elif isinstance(inputs[name], list):
-                found = self._link(info, inputs[name])
+                found = self._link(declared, inputs[name])
                 if found is False:
                     valid = False
                 elif isinstance(found, dict):
                     errors.append(found)
-            elif refusal := _constant(info, inputs, check=not checks_all and name not in own_checks):
+            elif refusal := self._constant(declared, inputs, check=not checks_all and name not in own_checks):
                 errors.append(refusal)
         errors += _custom(node_class, own_checks, checks_all, inputs)
         self._under_way.pop(node_id)
@@ -151,82 +163,45 @@ class _Validator:
         return self._verdicts[node_id]
 
     def _cycle(self, node_id: str) -> list[Error]:
-        """Note a cycle at the node where it closes, if the version does.
+        """Note a cycle at each of its nodes, if the version does.
 
         Older ones recurse until Python stops them, and lose the error on the way back: a cycle has no node_errors.
         """
-        if self._names_cycles:
+        if self._rules.names_cycles:
             way = list(self._under_way)
-            nodes = [*way[way.index(node_id) :], node_id]
-            message = "Dependency cycle detected"
-            found = error("dependency_cycle", message, " -> ".join(nodes), node_id=node_id, cycle_nodes=nodes)
-            self._cycles[node_id] = [found]
+            nodes = way[way.index(node_id) :]
+            shown = " -> ".join(f"{one} ({self._prompt[one]['class_type']})" for one in [*nodes, node_id])
+            for one in nodes:
+                extra = {"node_id": one, "cycle_nodes": nodes}
+                self._cycles[one] = [error("dependency_cycle", "Dependency cycle detected", shown, **extra)]
         return []
 
-    def _link(self, info: _Input, link: list[Any]) -> Error | bool:
+    def _link(self, declared: InputDefinition, link: list[Any]) -> Error | bool:
         """Check a link: an error, False when what is behind it is invalid, True when all is well."""
         if len(link) != 2:
-            message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
-            return error("bad_linked_input", message, info.name, **info.extra(received_value=link))
+            return bad_link(declared, link).error
         source, slot = link
         received = self._classes[self._prompt[source]["class_type"]].outputs[slot]
-        if not _types_match(received, info.kind):
-            details = f"{info.name}, received_type({received}) mismatch input_type({info.kind})"
-            message = "Return type mismatch between linked nodes"
-            extra = info.extra(received_type=received, linked_node=link)
-            return error("return_type_mismatch", message, details, **extra)
+        if found := mismatch(declared, received, link, self._rules):
+            return found.error
         try:
             return self._node(source)[0]
         except Exception as exc:
-            extra = info.extra(exception_message=str(exc), **_exception_info(exc), linked_node=link)
-            found = error(
+            extra = {"input_name": declared.name, "input_config": declared.raw, "exception_message": str(exc)}
+            extra |= {**_exception_info(exc), "linked_node": link}
+            broken = error(
                 "exception_during_inner_validation", "Exception when validating inner node", str(exc), **extra
             )
-            self._verdicts[source] = (False, [found])
+            self._verdicts[source] = (False, [broken])
             return False
 
-
-@dataclass(frozen=True)
-class _Input:
-    """One input as its class declares it."""
-
-    name: str
-    kind: Any
-    options: dict[str, Any]
-
-    def extra(self, **more: Any) -> dict[str, Any]:
-        return {"input_name": self.name, "input_config": [self.kind, self.options], **more}
-
-
-def _constant(info: _Input, inputs: dict[str, Any], *, check: bool) -> Error | None:
-    """Convert a constant to the input's type, in the prompt itself, and check its range or its choice."""
-    value = inputs[info.name]
-    try:
-        if isinstance(value, dict) and "__value__" in value:
-            value = inputs[info.name] = value["__value__"]
-        convert = _CONVERSIONS.get(info.kind) if isinstance(info.kind, str) else None
-        if convert is not None:
-            value = inputs[info.name] = convert(value)
-    except Exception as exc:
-        message = f"Failed to convert an input value to a {info.kind} value"
-        extra = info.extra(received_value=value, exception_message=str(exc))
-        return error("invalid_input_type", message, f"{info.name}, {value}, {exc}", **extra)
-    if not check:
-        return None
-    options, extra = info.options, info.extra(received_value=value)
-    if "min" in options and value < options["min"]:
-        message = f"Value {value} smaller than min of {options['min']}"
-        return error("value_smaller_than_min", message, info.name, **extra)
-    if "max" in options and value > options["max"]:
-        message = f"Value {value} bigger than max of {options['max']}"
-        return error("value_bigger_than_max", message, info.name, **extra)
-    choices = info.kind if isinstance(info.kind, list) else options.get("options") if info.kind == "COMBO" else None
-    if choices is None or value in choices:
-        return None
-    if len(choices) > _LONG_LIST:
-        extra["input_config"] = None
-    shown = f"(list of length {len(choices)})" if len(choices) > _LONG_LIST else str(choices)
-    return error("value_not_in_list", "Value not in list", f"{info.name}: '{value}' not in {shown}", **extra)
+    def _constant(self, declared: InputDefinition, inputs: dict[str, Any], *, check: bool) -> Error | None:
+        """Convert a constant to the input's type, in the prompt itself, and check its range or its choice."""
+        inputs[declared.name], failed = convert(declared, inputs[declared.name])
+        if failed is not None or not check:
+            return failed.error if failed is not None else None
+        found = out_of_bounds(declared, inputs[declared.name], self._rules, Strictness())
+        return found.error if found is not None and not found.doubtful else None
 
 
 def _custom(node_class: Node, names: frozenset[str], takes_all: bool, inputs: Mapping[str, Any]) -> list[Error]:
@@ -255,14 +230,6 @@ def _checked_by_node(node_class: Node) -> tuple[frozenset[str], bool]:
     parameters = inspect.signature(node_class.validate).parameters.values()
     names = frozenset(parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD)
     return names, any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-
-
-def _types_match(received: Any, wanted: Any) -> bool:
-    if not isinstance(received, str) or not isinstance(wanted, str):
-        return bool(received == wanted) or (received == "COMBO" and isinstance(wanted, list))
-    if "*" in (received, wanted):
-        return True
-    return not {kind.strip() for kind in received.split(",")}.isdisjoint(kind.strip() for kind in wanted.split(","))
 
 
 def _exception_info(exc: Exception) -> dict[str, Any]:

@@ -38,6 +38,9 @@ class Capabilities:
     history_needs_client_for_cached: bool
     refuses_cross_site: bool
     dependency_cycle_error: bool
+    any_type_fits: bool
+    options_checked: bool
+    several_choices: bool
     cancel_routes: bool
     global_subgraphs: bool
     node_replacements: bool
@@ -66,7 +69,9 @@ _SINCE: dict[str, tuple[Version, Version]] = {
     "jobs_api": ((0, 6, 0), _NEVER),  # #11054
     "jobs_know_cancelled": ((0, 9, 0), _NEVER),  # before: failed (#11680)
     "throttled_progress": ((0, 9, 2), _NEVER),  # #11504
-    "missing_node_type": ((0, 13, 0), _NEVER),  # before: invalid_prompt (#12194)
+    "any_type_fits": ((0, 4, 0), _NEVER),  # links of "*" (#10832)
+    "options_checked": ((0, 8, 0), _NEVER),  # the choices of inputs of type COMBO (#11345)
+    "missing_node_type": ((0, 12, 0), _NEVER),  # before: invalid_prompt (#12194)
     "refuses_cross_site": ((0, 19, 0), _NEVER),  # Sec-Fetch-Site (#13261)
     "dependency_cycle_error": ((0, 20, 0), _NEVER),
     "prompt_id_is_uuid": ((0, 25, 0), _NEVER),
@@ -74,6 +79,7 @@ _SINCE: dict[str, tuple[Version, Version]] = {
     "global_subgraphs": ((0, 3, 67), _NEVER),
     "node_replacements": ((0, 14, 0), _NEVER),
     "marked_file_names": ((0, 20, 0), _NEVER),  # GET /internal/files: "x.png [output]"
+    "several_choices": ((0, 21, 0), _NEVER),  # multiselect (#13484)
     "userdata_in_milliseconds": ((0, 21, 0), _NEVER),  # full_info; before: seconds
     "asset_cursors": ((0, 25, 0), _NEVER),
     "model_extensions": ((0, 28, 0), _NEVER),  # GET /experiment/models

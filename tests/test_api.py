@@ -68,6 +68,7 @@ def body(graph: dict[str, Any], **more: Any) -> bytes:
 async def test_a_prompt_is_posted_under_the_id_that_was_chosen(server: SimulatedServer, api: Api) -> None:
     reply = await api.post_prompt(body(saved(), prompt_id=UNKNOWN_ID, number=7.5))
     assert (reply.prompt_id, reply.number, reply.node_errors) == (UNKNOWN_ID, 7.5, {})
+    assert (await api.post_prompt({"prompt": saved(), "number": 8})).number == 8
     await server.wait_idle()
     assert server.ledger[UNKNOWN_ID].state == "completed"
 

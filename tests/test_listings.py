@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import acomfy
@@ -15,6 +15,7 @@ from acomfy.look import read_queue
 from acomfy.verdict import JobState
 
 from . import strategies as given_by
+from .conftest import FUZZ
 from .recorded import RECORDINGS, history, lines
 
 ENTRY: dict[str, Any] = {
@@ -223,6 +224,7 @@ odd_entry = st.dictionaries(
 odd_job = st.fixed_dictionaries({"id": anything, "status": anything | st.sampled_from(list(JobState))}) | anything
 
 
+@settings(max_examples=30 * FUZZ)
 @given(anything | st.dictionaries(st.text(), odd_entry))
 def test_any_history_is_read_or_refused(body: Any) -> None:
     try:
@@ -234,6 +236,7 @@ def test_any_history_is_read_or_refused(body: Any) -> None:
         listings.ended_job(entry)
 
 
+@settings(max_examples=30 * FUZZ)
 @given(anything | st.fixed_dictionaries({"jobs": st.lists(odd_job) | anything, "pagination": anything}))
 def test_any_list_of_jobs_is_read_or_refused(body: Any) -> None:
     try:
@@ -243,12 +246,14 @@ def test_any_list_of_jobs_is_read_or_refused(body: Any) -> None:
     assert page.total >= 0 and all(isinstance(job.state, str) for job in page)
 
 
+@settings(max_examples=30 * FUZZ)
 @given(anything | st.fixed_dictionaries({"system": anything, "devices": anything | st.lists(anything)}))
 def test_any_system_stats_are_read_or_refused(body: Any) -> None:
     with suppress(acomfy.ProtocolError):
         assert server_info.read_system_stats(body).raw is body
 
 
+@settings(max_examples=30 * FUZZ)
 @given(st.lists(anything | st.dictionaries(st.sampled_from(["path", "type", "size", "modified", "t", "m"]), anything)))
 def test_any_files_and_log_entries_are_read(body: list[Any]) -> None:
     assert len(server_info.read_user_files(body)) <= len(body)

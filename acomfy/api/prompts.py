@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -32,18 +33,24 @@ class PromptRoutes(Routes):
     """Prompts and the queue."""
 
     async def post_prompt(
-        self, body: bytes, *, titles: Callable[[], Mapping[str, str]] = dict, limit: int | None = None
+        self,
+        body: bytes | Mapping[str, Any],
+        *,
+        titles: Callable[[], Mapping[str, str]] = dict,
+        limit: int | None = None,
     ) -> PromptReply:
         """Queue a prompt (``POST /prompt``).
 
         Args:
-            body: The request as JSON: ``prompt``, ``client_id``, ``prompt_id`` and so on.
+            body: The request, as JSON or as an object: ``prompt``, ``client_id``, ``prompt_id`` and so on.
             titles: Gives the titles of the prompt's nodes, for the error.
             limit: Bytes that the server takes, where it told; a larger body is not sent.
 
         Raises:
             PromptRejected: The server refused it (400).
         """
+        if not isinstance(body, bytes):
+            body = json.dumps(dict(body), allow_nan=False).encode()
         if limit is not None and len(body) > limit:
             raise PayloadTooLarge(len(body), limit)
         headers = {"Content-Type": "application/json"}

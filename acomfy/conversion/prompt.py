@@ -103,8 +103,8 @@ class Writer:
         if widget.input.widget_type == DYNAMIC_COMBO and value != widget.value:
             name = widget.input.name
             raise WorkflowFormatError(
-                f"node {scope.path}{node.id} ({node.type}): a PrimitiveNode sets {name!r} to {value!r}, but the node has "
-                f"the inputs of {widget.value!r}; choose it on the node itself and save again",
+                f"node {scope.path}{node.id} ({node.type}): a PrimitiveNode sets {name!r} to {value!r}, but the node "
+                f"has the inputs of {widget.value!r}; choose it on the node itself and save again",
                 node_id=scope.path + node.id,
                 input_name=name,
             )

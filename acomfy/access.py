@@ -25,7 +25,7 @@ import aiohttp
 from yarl import URL
 
 from .errors import ServerUnreachable
-from .profiles import Profile, choose
+from .profiles import Profile, choose, is_cloud
 
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
@@ -109,6 +109,8 @@ class Access:
     ) -> None:
         given = base_url(url)
         self.base = given.with_user(None)
+        if is_cloud(given.host):
+            self.base = self.base.with_scheme("https")
         self.profile: Profile = choose(given.host, profile)
         self._secrets: list[str] = []
         self._provider = token if callable(token) else None

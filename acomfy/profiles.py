@@ -68,6 +68,11 @@ _CLOUD_HOST = "cloud.comfy.org"
 _BY_NAME = {profile.name: profile for profile in (COMFYUI, CLOUD)}
 
 
+def is_cloud(host: str | None) -> bool:
+    """Tell whether a host is Comfy Cloud's, which is spoken to by https alone: the key must not go unencrypted."""
+    return host is not None and host.lower().rstrip(".") == _CLOUD_HOST
+
+
 def choose(host: str | None, name: str | None = None) -> Profile:
     """Choose the profile of a server: by name, or by its host where none is named.
 
@@ -75,7 +80,7 @@ def choose(host: str | None, name: str | None = None) -> Profile:
         ValueError: There is no profile of that name.
     """
     if name is None:
-        return CLOUD if host is not None and host.lower().rstrip(".") == _CLOUD_HOST else COMFYUI
+        return CLOUD if is_cloud(host) else COMFYUI
     if name not in _BY_NAME:
         raise ValueError(f"profile is {' or '.join(map(repr, _BY_NAME))}, not {name!r}")
     return _BY_NAME[name]

@@ -61,6 +61,8 @@ def test_cloud_is_known_by_its_host_and_may_be_named() -> None:
     assert profiles.choose("cloud.comfy.org.evil.example") is profiles.COMFYUI
     assert profiles.choose("127.0.0.1", "cloud") is profiles.CLOUD
     assert profiles.choose("cloud.comfy.org", "comfyui") is profiles.COMFYUI
+    for url in ("cloud.comfy.org", "http://cloud.comfy.org", "https://cloud.comfy.org/"):
+        assert acomfy.Client(url, api_key=KEY).api.url == "https://cloud.comfy.org"
     client = acomfy.Client("https://cloud.comfy.org", api_key=KEY)
     assert client._transport.profile is profiles.CLOUD
     assert KEY not in repr(client) + repr(client._transport._access)

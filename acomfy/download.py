@@ -26,6 +26,7 @@ Opener = Callable[[Mapping[str, str]], AbstractAsyncContextManager[aiohttp.Clien
 
 CHUNK = 1 << 18
 UNSATISFIABLE = 416
+_BATCH = 1 << 20
 
 
 async def parts(
@@ -145,7 +146,13 @@ async def stream(opener: Opener, policy: RetryPolicy | None) -> AsyncGenerator[b
 
 async def save(opener: Opener, policy: RetryPolicy | None, part: PartialFile) -> Path:
     """Write the file to disk as it comes; give the path that it got."""
+    waiting: list[tuple[int, bytes]] = []
+    size = 0
     async with aclosing(parts(opener, policy)) as found:
         async for offset, chunk in found:
-            await asyncio.to_thread(part.write, chunk, offset)
-    return await asyncio.to_thread(part.finish)
+            waiting.append((offset, chunk))
+            size += len(chunk)
+            if size >= _BATCH:  # a turn of a thread costs as much as writing 100 KB
+                await asyncio.to_thread(part.write_parts, waiting)
+                waiting, size = [], 0
+    return await asyncio.to_thread(part.finish, waiting)

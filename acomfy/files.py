@@ -9,7 +9,7 @@ import itertools
 import os
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -36,18 +36,20 @@ class PartialFile:
         self._written: Path | None = None
         self._discarded = False
 
-    def write(self, data: bytes | memoryview, offset: int | None = None) -> None:
-        """Write at its end; or at an offset before that, where it is cut off first."""
+    def write(self, data: bytes | memoryview) -> None:
+        """Write at its end."""
         with self._working():
-            file = self._opened()
-            if offset is not None and offset != file.tell():
-                file.seek(offset)
-                file.truncate()
-            file.write(data)
+            self._opened().write(data)
 
-    def finish(self) -> Path:
-        """Put the file in its place; give the path that it got."""
+    def write_parts(self, parts: Iterable[tuple[int, bytes]]) -> None:
+        """Write each part at its offset, which is the end, or before that: then the file is cut off there first."""
         with self._working():
+            self._write_parts(parts)
+
+    def finish(self, parts: Iterable[tuple[int, bytes]] = ()) -> Path:
+        """Write the last parts, as `write_parts`, and put the file in its place; give the path that it got."""
+        with self._working():
+            self._write_parts(parts)
             self._opened().close()
             if self._written is None:
                 raise AssertionError("an open file has a name")
@@ -70,6 +72,14 @@ class PartialFile:
                 self._remove()
             finally:
                 self._lock.release()
+
+    def _write_parts(self, parts: Iterable[tuple[int, bytes]]) -> None:
+        file = self._opened()
+        for offset, data in parts:
+            if offset != file.tell():
+                file.seek(offset)
+                file.truncate()
+            file.write(data)
 
     @contextmanager
     def _working(self) -> Iterator[None]:

@@ -493,7 +493,7 @@ async def test_a_file_is_not_seen_under_its_name_before_it_is_whole(
     files: FileServer, source: Source, tmp_path: Path
 ) -> None:
     hold = Hold()
-    files.holds("a_00001_.png", b"data" * 100_000)
+    files.holds("a_00001_.png", b"data" * 1_000_000)
     files.next = [hold]
     saving = asyncio.ensure_future(saved_file(source).save(tmp_path))
     await hold.reached.wait()
@@ -501,7 +501,7 @@ async def test_a_file_is_not_seen_under_its_name_before_it_is_whole(
     assert [name.endswith(".part") for name in names(tmp_path)] == [True]
     hold.go_on.set()
     assert await saving == tmp_path / "a_00001_.png"
-    assert in_directory(tmp_path) == {"a_00001_.png": b"data" * 100_000}
+    assert in_directory(tmp_path) == {"a_00001_.png": b"data" * 1_000_000}
 
 
 async def test_what_the_disk_refuses_is_an_os_error_and_no_fault_of_the_server(

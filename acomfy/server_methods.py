@@ -198,10 +198,14 @@ class ServerMethods(ServerFiles):
         return None if entry is None else listings.ended_job(entry)
 
     def _note_jobs_api(self, exc: HTTPError) -> None:
-        """Remember that there is no jobs API; a 500 is not that, but one prompt with a null workflow in it."""
+        """Remember that there is no jobs API, or go around what it cannot do this time.
+
+        A 500 is one prompt with a null workflow in it; a 400 is a server before 0.9, which knows no ``cancelled``, or
+        Comfy Cloud, which sorts by other names.
+        """
         if exc.status in (404, 405):
             self._jobs_api = False
-        elif exc.status != 500:
+        elif exc.status not in (400, 500):
             raise exc
 
     # --- The server ------------------------------------------------------------------------------------------------

@@ -116,6 +116,16 @@ async def test_a_jobs_api_that_a_null_workflow_broke_is_gone_around() -> None:
         assert found is not None and found.state == "completed"
 
 
+async def test_cancelled_jobs_are_listed_where_the_jobs_api_calls_them_failed(gates: Gates) -> None:
+    async with both("0.8.0", gates) as (_, client):
+        job = await client.submit(gated("a"))
+        await gates.reached["a"].wait()
+        await client.interrupt(job.prompt_id)
+        with pytest.raises(acomfy.JobInterrupted):
+            await job
+        assert [found.prompt_id for found in await client.list_jobs(states=["cancelled"])] == [job.prompt_id]
+
+
 @pytest.mark.parametrize(
     "options", [{"limit": 0}, {"offset": -1}, {"states": ["done"]}, {"states": []}, {"states": "done"}], ids=str
 )

@@ -37,7 +37,7 @@ class JobRoutes:
     async def _list(self, request: web.Request) -> web.Response:
         query = request.query
         try:
-            statuses = _statuses(query.get("status"))
+            statuses = _statuses(query.get("status"), self._server.can.jobs_know_cancelled)
             sort = _sorting(query.get("sort_by", "created_at"))
             descending = _descending(query.get("sort_order", "desc"))
             limit = None if "limit" not in query else _whole(query["limit"], "limit")
@@ -157,12 +157,13 @@ def _pruned(job: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in job.items() if value is not None}
 
 
-def _statuses(wish: str | None) -> tuple[str, ...]:
+def _statuses(wish: str | None, with_cancelled: bool) -> tuple[str, ...]:
+    known = _STATUSES if with_cancelled else _STATUSES[:-1]
     if not wish:
-        return _STATUSES
+        return known
     wanted = tuple(item.strip() for item in wish.split(",") if item.strip())
-    if unknown := [item for item in wanted if item not in _STATUSES]:
-        valid = ", ".join(_STATUSES)
+    if unknown := [item for item in wanted if item not in known]:
+        valid = ", ".join(known)
         raise _BadQuery(f"Invalid status value(s): {', '.join(unknown)}. Valid values: {valid}")
     return wanted
 

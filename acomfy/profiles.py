@@ -8,7 +8,7 @@ history under other paths, and answers ``/view`` with a redirect to a signed add
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .capabilities import Capabilities
@@ -25,6 +25,7 @@ class Profile:
         key_parameter: The query parameter of the API key when the WebSocket is opened.
         history: The path of the history.
         unknown_is_404: It says 404 of a prompt that has no history; a ComfyUI says ``{}``, and its 404 is a proxy's.
+        sorting: What it calls the orders in which jobs are listed, where that is not ComfyUI's word.
         signed_files: Files may be answered with a redirect to another host, which is followed without credentials.
         interleaves: Several prompts run at once: a picture that names no prompt cannot be told whose it is.
         capabilities: What the server can do, where that needs no asking; None: ask.
@@ -36,6 +37,7 @@ class Profile:
     key_parameter: str = ""
     history: str = "/history"
     unknown_is_404: bool = False
+    sorting: Mapping[str, str] = field(default_factory=dict)
     signed_files: bool = False
     interleaves: bool = False
     capabilities: Capabilities | None = None
@@ -59,6 +61,7 @@ CLOUD = Profile(
     key_parameter="token",
     history="/history_v2",
     unknown_is_404=True,
+    sorting={"created_at": "create_time", "execution_duration": "execution_time"},
     signed_files=True,
     interleaves=True,
     capabilities=Capabilities(targeted_interrupt=True, cancels_jobs=True),

@@ -178,6 +178,8 @@ async def test_a_prompt_is_attached_by_its_id(server: SimulatedServer, client: a
     async with quick_client(server, profile="cloud", api_key=KEY) as other:
         again = await (await other.attach(result.prompt_id))
         assert color_of(await again.images[0].read()) == 3
+        (listed,) = (await other.api.get_jobs(sort_by="execution_duration"))["jobs"]
+        assert listed["id"] == result.prompt_id
         assert list(await other.api.get_histories(max_items=1)) == [result.prompt_id]
         assert await other.api.get_history("c0ffee00-0000-4000-8000-000000000000") is None
         job = await other.attach("c0ffee00-0000-4000-8000-000000000000")

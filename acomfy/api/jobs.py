@@ -47,7 +47,7 @@ class JobRoutes(Routes):
         params = query(
             status=statuses or None,
             workflow_id=workflow_id,
-            sort_by=sort_by,
+            sort_by=sort_by and self._transport.profile.sorting.get(sort_by, sort_by),
             sort_order=sort_order,
             limit=limit,
             offset=offset,

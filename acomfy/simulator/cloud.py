@@ -155,6 +155,7 @@ class Cloud:
         app.router.add_post("/api/interrupt", self._interrupt)
         app.router.add_get("/api/history_v2", self._histories)
         app.router.add_get("/api/history_v2/{prompt_id}", self._history)
+        app.router.add_get("/api/jobs", self._jobs)
         app.router.add_post("/api/jobs/cancel", self._cancel_many)
         app.router.add_post("/api/jobs/{prompt_id}/cancel", self._cancel)
 
@@ -186,6 +187,16 @@ class Cloud:
         prompt_id = request.match_info["prompt_id"]
         entry = self.server.queue.history.get(prompt_id)
         return _not_found() if entry is None else web.json_response({prompt_id: _entry(entry)})
+
+    async def _jobs(self, request: web.Request) -> web.Response:
+        """List the newest jobs; of the sorting only its own names are known."""
+        sort_by = request.query.get("sort_by", "create_time")
+        if sort_by not in ("create_time", "execution_time"):
+            return web.json_response({"code": "bad_request", "message": f"no sort_by {sort_by}"}, status=400)
+        history = self.server.queue.history
+        jobs = [{"id": prompt_id, "status": "completed", "outputs_count": 1} for prompt_id in reversed(history)]
+        pagination = {"offset": 0, "limit": 100, "total": len(jobs), "has_more": False}
+        return web.json_response({"jobs": jobs, "pagination": pagination})
 
     async def _cancel(self, request: web.Request) -> web.Response:
         prompt_id = request.match_info["prompt_id"]

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import gzip
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from acomfy import PromptRejected, Workflow, WorkflowError, WorkflowFormatError
 from acomfy.checking import CheckReport, check
 from acomfy.definitions import Definitions
 from acomfy.errors import ProtocolError
+from acomfy.simulator import Node, SimulatedServer
+from acomfy.simulator.validation import validate
+from acomfy.simulator.versions import capabilities
 
 from .definitions import object_info
 from .recorded import lines
@@ -612,3 +616,36 @@ def test_any_definitions_are_checked_against_or_refused(raw: dict[str, Any]) -> 
 
 def test_a_workflow_is_checked_like_its_dict() -> None:
     assert check(Workflow(picture()), object_info("0.33.0")) == checked(picture())
+
+
+# --- The simulator knows the same ----------------------------------------------------------------------------------
+
+simulated_nodes = st.fixed_dictionaries(
+    {
+        "class_type": st.sampled_from(["EmptyImage", "ImageScale", "SaveImage", "PreviewImage", "Gone"]),
+        "inputs": st.dictionaries(
+            st.sampled_from(["width", "height", "batch_size", "color", "images", "filename_prefix"]), values | links
+        ).map(lambda inputs: {"color": 0, "batch_size": 1, "filename_prefix": "x", "images": ["1", 0], **inputs}),
+    }
+)
+
+
+@given(st.dictionaries(node_ids, simulated_nodes, min_size=1, max_size=4), st.sampled_from(["0.3.64", "0.33.0"]))
+def test_the_simulator_takes_and_refuses_what_the_check_says(graph: dict[str, Any], version: str) -> None:
+    definitions = {name: simulated(version)[name].object_info() for name in ("EmptyImage", "ImageScale")}
+    definitions |= {name: simulated(version)[name].object_info() for name in ("SaveImage", "PreviewImage")}
+    report = check(graph, definitions, version=version)
+    answer = validate(copy.deepcopy(graph), simulated(version), can=capabilities(version))
+    assert (answer.error is not None, set(answer.outputs)) == (report.refused, set(report.valid_outputs))
+    if answer.error is not None:
+        assert report.error is not None and answer.error["type"] == report.error["type"]
+    for node_id, entry in answer.node_errors.items():
+        ours = report.node_errors[node_id]["errors"]
+        assert {error["type"] for error in entry["errors"]} == {error["type"] for error in ours} or EXCEPTIONS & {
+            error["type"] for error in ours
+        }
+
+
+@cache
+def simulated(version: str) -> Mapping[str, Node]:
+    return SimulatedServer(version=version).classes

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acomfy import PromptRejected, Workflow, WorkflowError, WorkflowFormatError
-from acomfy.checking import CheckReport, check
+from acomfy.checking import CheckReport, check, explained
 from acomfy.definitions import Definitions
 from acomfy.errors import ProtocolError
 from acomfy.simulator import Node, SimulatedServer
@@ -342,6 +342,21 @@ def test_all_choices_of_a_long_list_are_searched_for_the_nearest() -> None:
     assert report[0].allowed == models and report[0].nearest == "model_077.safetensors"
     assert report.node_errors["1"]["errors"][0]["extra_info"]["input_config"] is None  # as the server writes it
     assert "did you mean 'model_077.safetensors'?" in str(report)
+
+
+def test_a_servers_refusal_is_explained_with_the_choices_that_it_left_out() -> None:
+    definitions = custom(model=[[f"model_{number:03}.safetensors" for number in range(100)], {}])
+    refused = check(alone(model="modle_077.safetensors"), definitions)
+    from_server = PromptRejected(refused.error or {}, refused.node_errors, titles={"1": "Mine"})
+    assert "did you mean" not in str(from_server)
+    said = explained(from_server, definitions)
+    assert "did you mean 'model_077.safetensors'? Allowed:" in str(said) and "'Mine'" in str(said)
+    assert (said.error_type, said.node_errors, said.partial) == (
+        from_server.error_type,
+        from_server.node_errors,
+        from_server.partial,
+    )
+    assert str(explained(from_server, {})) == str(from_server)
 
 
 def test_an_empty_list_says_that_nothing_is_installed() -> None:

@@ -17,10 +17,11 @@ their own, `node` one node, `walk` all of them, `report` the answer.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..definitions import Definitions
-from ..errors import NodeProblem, WorkflowError, WorkflowFormatError, nearest_match, node_problem
+from ..errors import NodeProblem, PromptRejected, WorkflowError, WorkflowFormatError, nearest_match, node_problem
 from .findings import Error, Finding, write_error
 from .inputs import known
 from .node import Examiner
@@ -28,7 +29,7 @@ from .report import CheckReport
 from .rules import Rules, rules_for
 from .walk import Walked, walk
 
-__all__ = ["CheckReport", "check"]
+__all__ = ["CheckReport", "check", "explained"]
 
 _RENAMED = {  # comfy_extras/nodes_replacements.py, 0.33.0
     "ConditioningAverage ": "ConditioningAverage",
@@ -74,6 +75,30 @@ def check(
     if not outputs and not any(not finding.doubtful for _, finding in whole):
         whole.append(("", _no_outputs(targets)))
     return _report(nodes, whole, walked)
+
+
+def explained(rejection: PromptRejected, object_info: Mapping[str, Any] | Definitions) -> PromptRejected:
+    """Add to a server's refusal the choices that it left out: it lists 20 at most, and a misspelt model has more.
+
+    Args:
+        rejection: What submitting raised.
+        object_info: What ``GET /object_info`` answered, or ``GET /object_info/{class}`` for the classes concerned.
+
+    Raises:
+        ProtocolError: `object_info` is something else.
+    """
+    definitions = Definitions.of(object_info)
+    error = {"type": rejection.error_type, "message": rejection.message, "details": rejection.details}
+    problems = [_with_choices(problem, definitions) for problem in rejection.problems]
+    return PromptRejected(error, rejection.node_errors, partial=rejection.partial, problems=problems)
+
+
+def _with_choices(problem: NodeProblem, definitions: Definitions) -> NodeProblem:
+    definition = known(definitions, problem.class_type)
+    declared = None if definition is None else definition.inputs.get(problem.input_name or "")
+    if problem.type != "value_not_in_list" or problem.allowed is not None or declared is None or not declared.choices:
+        return problem
+    return replace(problem, allowed=list(declared.choices))
 
 
 def _nodes(graph: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,14 +230,8 @@ def _problem(nodes: Mapping[str, Any], node_id: str, finding: Finding) -> NodePr
     node = node if isinstance(node, Mapping) else {}
     class_type = node.get("class_type")
     problem = node_problem(node_id, class_type if isinstance(class_type, str) else None, _title(node), finding.error)
-    return NodeProblem(
-        node_id=problem.node_id,
-        class_type=problem.class_type,
-        title=problem.title,
-        type=problem.type,
-        message=problem.message,
-        details=problem.details,
-        input_name=problem.input_name,
+    return replace(
+        problem,
         received=problem.received if finding.received is None else finding.received,
         allowed=problem.allowed if finding.choices is None else list(finding.choices),
         hint=finding.hint,

@@ -1,6 +1,7 @@
 """The asyncio client for ComfyUI: many prompts over one WebSocket, each awaited like a coroutine."""
 
 from .api import Upload
+from .captures import Masked
 from .client import Client
 from .errors import (
     AcomfyError,
@@ -48,7 +49,6 @@ from .events import (
     Text,
     Unknown,
 )
-from .inputs import Masked
 from .job import Job
 from .listings import HistoryEntry, JobInfo, JobPage
 from .look import QueueItem, QueueSnapshot

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .inputs import Picture, Pixels
+from .captures import Picture, Pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image

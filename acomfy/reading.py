@@ -19,18 +19,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
-from .inputs import (
-    HEAD_SIZE,
-    Content,
-    Data,
-    LocalFile,
-    MaskedPicture,
-    OpenFile,
-    Picture,
-    Pixels,
-    View,
-    stored_name,
-)
+from .captures import Content, Data, LocalFile, MaskedPicture, OpenFile, Picture, Pixels, View
+from .inputs import HEAD_SIZE, stored_name
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 from weakref import WeakValueDictionary
 
-from .inputs import Picture, Pixels, picture_of
+from .captures import Picture, Pixels, picture_of
 
 _COMPARABLE = ("L", "LA", "RGB", "RGBA")
 

@@ -25,9 +25,10 @@ from typing import cast
 from weakref import WeakValueDictionary
 
 from .api import Api
+from .captures import Content, LocalFile, MaskedPicture, ServerFile, View
 from .concurrency import together
 from .errors import AcomfyError, HTTPError, JobError, ServerError, ServerUnreachable, WorkflowError
-from .inputs import SUBFOLDER, Content, FileInput, LocalFile, MaskedPicture, ServerFile, View
+from .inputs import SUBFOLDER, FileInput
 from .reading import FileChanged, Hashes, Readable, check, said
 from .result import Output
 from .retry import RetryPolicy

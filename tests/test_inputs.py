@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from acomfy import Masked, Workflow, WorkflowError
+from acomfy.captures import Content, Data, LocalFile, OpenFile, Picture, Pixels, capture
 from acomfy.encoding import image_of, masked, write_png
-from acomfy.inputs import Content, Data, LocalFile, OpenFile, Picture, Pixels, capture, fill, stored_name, take_one
+from acomfy.inputs import fill, stored_name, take_one
 from acomfy.workflow import EncodedGraph, encode
 
 PNG = b"\x89PNG\r\n\x1a\n"

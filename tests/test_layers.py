@@ -14,7 +14,7 @@ PACKAGE = Path(acomfy.__file__).parent
 
 # Each row may import the rows above it, never its own row nor those below. ``__init__`` is the package's own names.
 PURE = (
-    ("errors", "loose", "markup"),
+    ("captures", "errors", "loose", "markup"),
     ("definitions", "ranges", "refusals", "retry", "tags"),
     ("checking", "conversion", "media_tags", "picture_tags"),
     ("embedded",),

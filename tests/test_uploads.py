@@ -19,7 +19,7 @@ from PIL import Image
 import acomfy
 from acomfy import Masked, PayloadTooLarge, WorkflowError
 from acomfy.api import Api
-from acomfy.inputs import Picture, Pixels
+from acomfy.captures import Picture, Pixels
 from acomfy.retry import RetryPolicy
 from acomfy.simulator import SimulatedServer
 

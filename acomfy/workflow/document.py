@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapp
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from ..inputs import same
+from ..captures import same
 from . import compare, edit, query, seeds, walk
 from .compare import Change
 from .edit import Source

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import orjson
 
-from ..inputs import CopyPicture, FileInput, take
+from ..captures import CopyPicture
+from ..inputs import FileInput, take
 from .document import Workflow
 from .graph import Graph, check_format, describe
 from .values import check_values
@@ -34,7 +35,7 @@ def encode(graph: Graph, stream_classes: frozenset[str], copy_picture: CopyPictu
     """Check a graph's form and freeze it as JSON.
 
     Args:
-        copy_picture: Copies the pictures that stand in it; see `acomfy.inputs.capture`.
+        copy_picture: Copies the pictures that stand in it; see `acomfy.captures.capture`.
 
     Raises:
         WorkflowError: It is not in API format, or holds what JSON has not (NaN, keys that are not strings, objects)

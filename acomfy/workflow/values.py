@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..captures import is_file
 from ..errors import WorkflowError
-from ..inputs import is_file
 from .graph import describe
 
 _DEEPEST = 200

@@ -26,7 +26,7 @@ from .errors import (
 )
 from .job import Job
 from .outputs import Produced, produced_by
-from .result import Output, Result, Source
+from .result import DownloadObserver, Output, Result, Source
 from .router import Delivery, Router, Run, TrackedPrompt
 from .stream import Buffer
 from .verdict import JobState, Verdict
@@ -42,6 +42,8 @@ class LiveJobs:
         on_unclear: Called with a job that ended on the server without our knowing all of it.
         on_failed: Called with a job and the error that it is about to get; True: the job goes on, submitted anew.
         listeners: The buffers of those who listen to what belongs to no prompt.
+        job_observers: Called with every job that begins.
+        download_observers: See `DownloadObserver`.
         queue_watchers: Set, and forgotten, when the server's queue changes next.
     """
 
@@ -50,6 +52,8 @@ class LiveJobs:
         self.on_unclear: Callable[[Job], None] = lambda job: None
         self.on_failed: Callable[[Job, BaseException], bool] = lambda job, error: False
         self.listeners: list[Buffer] = []
+        self.job_observers: list[Callable[[Job], object]] = []
+        self.download_observers: list[DownloadObserver] = []
         self.queue_watchers: WeakSet[asyncio.Event] = WeakSet()
         self._api = api
         self._transfers = transfers
@@ -75,6 +79,9 @@ class LiveJobs:
         """Follow a job from now on. Before its POST: a cached prompt can end before the answer is read."""
         self.router.register(job.prompt)
         self._jobs[job.prompt] = job
+        if self.job_observers and job.attempt == 1:
+            for observer in self.job_observers:
+                observer(job)
 
     def rekey(self, job: Job, prompt_id: str) -> None:
         """Take over the prompt_id that a server before 0.3.45 chose, if only to cancel by it a job that was let go."""
@@ -227,7 +234,7 @@ class LiveJobs:
         return self._source(job).outputs(_produced(job, {} if run is None else run.executed))
 
     def _source(self, job: Job) -> Source:
-        return Source(job.prompt_id, job.prompt.graph, self._api, self._transfers)
+        return Source(job.prompt_id, job.prompt.graph, self._api, self._transfers, self.download_observers)
 
     def _images_lost(self, job: Job, node_id: str) -> OutputMissing:
         run = job.prompt.run

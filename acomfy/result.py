@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, nullcontext
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, aclosing, asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import aiohttp
 
@@ -37,19 +37,41 @@ if TYPE_CHECKING:
 
 _LARGEST_READ = 1 << 30
 
+DownloadObserver: TypeAlias = "Callable[[Output], AbstractContextManager[object]]"
+"""Called with an output that is about to be read from the server; the context lasts until it was."""
+
+_UNOBSERVED = nullcontext()
+
 
 class Source:
     """Where outputs come from: their prompt, and the way to their files."""
 
-    __slots__ = ("_graph", "_nodes", "api", "cached_nodes", "prompt_id", "transfers")
+    __slots__ = ("_graph", "_nodes", "_observers", "api", "cached_nodes", "prompt_id", "transfers")
 
-    def __init__(self, prompt_id: str, graph: bytes, api: Api, transfers: asyncio.Semaphore) -> None:
+    def __init__(
+        self,
+        prompt_id: str,
+        graph: bytes,
+        api: Api,
+        transfers: asyncio.Semaphore,
+        observers: Sequence[DownloadObserver] = (),
+    ) -> None:
         self.prompt_id = prompt_id
         self.api = api
         self.transfers = transfers
         self.cached_nodes: tuple[str, ...] | None = None
         self._graph = graph
         self._nodes: dict[str, dict[str, Any]] | None = None
+        self._observers = observers
+
+    def observed(self, output: Output) -> AbstractContextManager[object]:
+        """Tell those who want to know that an output is read from the server while the block runs."""
+        if not self._observers:
+            return _UNOBSERVED
+        stack = ExitStack()
+        for observer in self._observers:
+            stack.enter_context(observer(output))
+        return stack
 
     @property
     def nodes(self) -> dict[str, dict[str, Any]]:
@@ -318,30 +340,31 @@ class Output:
         return await asyncio.to_thread(render, self._view, wanted)
 
     def _opener(self, wanted: Rendition | None, *, in_turn: bool = True) -> download.Opener:
-        """Give what opens the file, when a transfer is free if it waits its turn."""
+        return lambda headers: self._opened(headers, wanted, in_turn)
 
-        @asynccontextmanager
-        async def opened(headers: Mapping[str, str]) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-            view = self._source.api.view(
-                self.filename,
-                subfolder=self.subfolder,
-                type=self.type,
-                preview=None if wanted is None else wanted.preview,
-                channel=None if wanted is None else wanted.channel,
-                headers=headers,
-            )
-            try:
-                async with self._source.transfers if in_turn else nullcontext(), view as response:
-                    yield response
-            except HTTPError as exc:
-                if exc.status == 404:
-                    raise self._source.missing(self) from exc
-                if exc.status == 500 and wanted is not None:
-                    hint = "previews and channels are made of pictures alone: is this one?"
-                    raise HTTPError(500, exc.method, exc.url, exc.body, hint, content_type=exc.content_type) from exc
-                raise
-
-        return opened
+    @asynccontextmanager
+    async def _opened(
+        self, headers: Mapping[str, str], wanted: Rendition | None, in_turn: bool
+    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+        """Open the file, when a transfer is free if it waits its turn."""
+        view = self._source.api.view(
+            self.filename,
+            subfolder=self.subfolder,
+            type=self.type,
+            preview=None if wanted is None else wanted.preview,
+            channel=None if wanted is None else wanted.channel,
+            headers=headers,
+        )
+        try:
+            async with self._source.transfers if in_turn else nullcontext(), view as response:
+                yield response
+        except HTTPError as exc:
+            if exc.status == 404:
+                raise self._source.missing(self) from exc
+            if exc.status == 500 and wanted is not None:
+                hint = "previews and channels are made of pictures alone: is this one?"
+                raise HTTPError(500, exc.method, exc.url, exc.body, hint, content_type=exc.content_type) from exc
+            raise
 
 
 class Result:

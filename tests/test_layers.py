@@ -41,7 +41,7 @@ SHELL = (
 EDGES = (
     ("sheet", "watching"),
     ("simulator",),
-    ("notebook", "pytest_plugin", "terminal"),
+    ("notebook", "otel", "pytest_plugin", "terminal"),
     ("examples",),
     ("cli",),
     ("__main__",),

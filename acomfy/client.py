@@ -38,7 +38,7 @@ from .job import Job, PromptOptions
 from .live import LiveJobs
 from .mapping import Feed, Workflows
 from .places import Places
-from .result import Output, Result
+from .result import DownloadObserver, Output, Result
 from .retry import RetryPolicy
 from .router import Router, TrackedPrompt
 from .server_methods import ServerMethods
@@ -602,6 +602,17 @@ class Client(ServerMethods):
         self._live.listeners.append(buffer)
         self._router.listeners = len(self._live.listeners)
         return EventStream(buffer, self._stop_listening)
+
+    def on_job(self, observer: Callable[[Job], object]) -> None:
+        """Have a function called with every job as it begins, by the call that begins it, before anything is sent.
+
+        It must not wait, and what it raises is raised by that call. `Job.events` and `Job.when_done` tell it more.
+        """
+        self._live.job_observers.append(observer)
+
+    def on_download(self, observer: DownloadObserver) -> None:
+        """Have a context entered around every reading of an output from the server: ``with observer(output): ...``."""
+        self._live.download_observers.append(observer)
 
     def _stop_listening(self, buffer: Buffer) -> None:
         if buffer in self._live.listeners:

@@ -356,8 +356,10 @@ class Output:
             headers=headers,
         )
         try:
-            async with self._source.transfers if in_turn else nullcontext(), view as response:
-                yield response
+            async with self._source.transfers if in_turn else nullcontext():
+                with self._source.observed(self):
+                    async with view as response:
+                        yield response
         except HTTPError as exc:
             if exc.status == 404:
                 raise self._source.missing(self) from exc

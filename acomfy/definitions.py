@@ -334,7 +334,7 @@ def read_input(name: str, raw: Any, *, required: bool, where: str = "object_info
     """
     if isinstance(raw, str):  # ("IMAGE") in Python, which lacks the comma of a tuple
         raw = [raw]
-    if not isinstance(raw, list | tuple) or not raw:
+    if not isinstance(raw, list | tuple) or len(raw) == 0:
         raise ProtocolError(f"{where}: input {name!r} is {_shown(raw)}, not [type, settings]")
     settings = raw[1] if len(raw) > 1 and isinstance(raw[1], Mapping) else {}
     kind = raw[0]

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from acomfy import PromptRejected, Workflow, WorkflowError, WorkflowFormatError
 from acomfy.checking import CheckReport, check, explained
+from acomfy.checking.rules import rules_for
 from acomfy.definitions import Definitions
 from acomfy.errors import ProtocolError
 from acomfy.simulator import Node, SimulatedServer
@@ -582,6 +583,26 @@ def test_a_version_may_be_told_as_the_server_writes_it() -> None:
         assert checked(picture(), version=version).ok
     with pytest.raises(ValueError, match="'new' is no ComfyUI version"):
         checked(picture(), version="new")
+
+
+@pytest.mark.parametrize(
+    ("marks", "checks_options", "any_fits"),
+    [
+        ({}, False, False),
+        ({"X": {"output_matchtypes": None}}, False, True),
+        ({"BatchImagesNode": {}}, True, True),
+        ({"X": {"price_badge": None}}, True, True),
+        ({"X": {"is_input_list": False}}, True, True),
+    ],
+)
+def test_definitions_tell_how_old_the_server_may_be(
+    marks: dict[str, Any], checks_options: bool, any_fits: bool
+) -> None:
+    described = {"output": ["IMAGE"], "output_node": True, "python_module": "nodes"}
+    chooses = {**described, "input": {"required": {"x": ["COMBO", {"options": ["a"]}]}}}
+    definitions = {**marks, "Chooses": chooses}
+    assert check({"1": {"class_type": "Chooses", "inputs": {"x": "b"}}}, definitions).ok != checks_options
+    assert rules_for(None, Definitions(definitions)).any_fits == any_fits
 
 
 # --- Fuzz ----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from .rules import Rules
 
 _LONG_LIST = 20  # the server does not send the definition of a longer one back
 _CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
-_ANY = frozenset({"*", MATCH_TYPE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,17 +197,11 @@ def types_fit(received: Any, wanted: Any, rules: Rules) -> bool:
         return True
     if isinstance(received, list) and wanted == COMBO:
         return rules.any_fits
-    if received in _ANY or wanted in _ANY if _are_texts(received, wanted) else "*" in (received, wanted):
-        return True
-    if not _are_texts(received, wanted):
-        return False
+    if not isinstance(received, str) or not isinstance(wanted, str):
+        return "*" in (received, wanted)
     gives = {kind.strip() for kind in received.split(",")}
     takes = {kind.strip() for kind in wanted.split(",")}
-    return "*" in gives or "*" in takes or not gives.isdisjoint(takes)
-
-
-def _are_texts(received: Any, wanted: Any) -> bool:
-    return isinstance(received, str) and isinstance(wanted, str)
+    return "*" in gives | takes or MATCH_TYPE in (received, wanted) or not gives.isdisjoint(takes)
 
 
 def _types_as_in_python(definition: NodeDefinition) -> list[Any] | tuple[Any, ...]:

@@ -20,8 +20,8 @@ _MARKS: tuple[tuple[str, Version], ...] = (
     ("has_intermediate_output", (0, 19)),
     ("is_input_list", (0, 12)),
     ("price_badge", (0, 9, 2)),
-    ("output_matchtypes", (0, 4)),
 )
+_NEW_IN_0_8 = "BatchImagesNode"  # came with the check of COMBO (#11345)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,4 +81,7 @@ def read_version(text: str) -> Version:
 
 
 def _oldest_possible(definitions: Definitions) -> Version:
-    return next((version for key, version in _MARKS if definitions.mention(key)), (0,))
+    marked = next((version for key, version in _MARKS if definitions.mention(key)), None)
+    if marked is None and _NEW_IN_0_8 in definitions:
+        return (0, 8)
+    return marked or ((0, 4) if definitions.mention("output_matchtypes") else (0,))

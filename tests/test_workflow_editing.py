@@ -154,6 +154,9 @@ def test_a_node_is_added_under_the_next_number_or_a_chosen_id(workflow: Workflow
     assert more["mine"] == {"class_type": "A", "inputs": {}}
     assert Workflow({}).free_id() == "1"
     assert Workflow({"٣": graph()["4"], "12:7": graph()["4"], "9" * 40: graph()["4"]}).free_id() == "1"
+    for malformed in ({"class_type": 5}, {"class_type": "A", "inputs": [1]}, {"class_type": "A", "node_id": 5}):
+        with pytest.raises(WorkflowError):
+            workflow.add(**malformed)
     with pytest.raises(WorkflowError, match=r"there is a node 3 already: node 3 \(KSampler\)"):
         workflow.add("A", node_id="3")
 

@@ -357,7 +357,6 @@ class Workflow(MutableMapping[str, dict[str, Any]]):
             if node is None:
                 del nodes[node_id]
             else:
-                check_node(node_id, node)
                 nodes[node_id] = copied_node(node_id, node)
         copy = Workflow.__new__(Workflow)
         copy._nodes, copy._handed_out, copy.found = nodes, set(), None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import WorkflowError
 from . import query
-from .graph import describe, is_link
+from .graph import check_node, describe, is_link
 from .query import Nodes
 from .walk import Place, links, links_into
 
@@ -32,7 +32,10 @@ def replaced(nodes: Nodes, changes: Mapping[str | tuple[str, str], Any]) -> Chan
         node_id = query.the_named(nodes, name)
         query.check_input(node_id, nodes[node_id], input_name)
         changed.setdefault(node_id, {})[input_name] = value
-    return {node_id: _with_inputs(nodes[node_id], inputs) for node_id, inputs in changed.items()}
+    return {
+        node_id: {**(node := nodes[node_id]), "inputs": {**node["inputs"], **inputs}}
+        for node_id, inputs in changed.items()
+    }
 
 
 def free_id(nodes: Nodes) -> str:
@@ -48,7 +51,9 @@ def added(
     if new_id in nodes:
         raise WorkflowError(f"there is a node {new_id} already: {describe(new_id, nodes[new_id])}", node_id=new_id)
     meta = {} if title is None else {"_meta": {"title": title}}
-    return {new_id: {"inputs": dict(inputs or {}), "class_type": class_type, **meta}}
+    node = {"inputs": {} if inputs is None else inputs, "class_type": class_type, **meta}
+    check_node(new_id, node)
+    return {new_id: node}
 
 
 def removed(nodes: Nodes, names: Iterable[str]) -> Changes:
@@ -206,10 +211,6 @@ def _origin(nodes: Nodes, name: str, definitions: Definitions | None, *, optiona
 
 
 # --- Parts ---------------------------------------------------------------------------------------------------------
-
-
-def _with_inputs(node: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    return {**node, "inputs": {**node["inputs"], **inputs}}
 
 
 def _relinked(nodes: Nodes, follow: Callable[[Place], Place | None], takers: Iterable[str] | None = None) -> Changes:

@@ -27,12 +27,12 @@ def check_format(graph: object) -> None:
     """
     if not isinstance(graph, Mapping):
         raise WorkflowFormatError(f"a workflow is a JSON object of nodes, not {type(graph).__name__}")
-    if is_editor_format(graph):
+    if "nodes" in graph and is_editor_format(graph):
         raise WorkflowFormatError(
             f"this is the editor's own workflow format, not API format: {_API_FORMAT}, or convert it with "
             "Workflow.load(..., object_info=...)"
         )
-    if is_request(graph):
+    if "prompt" in graph and is_request(graph):
         raise WorkflowFormatError("this is a request for POST /prompt, not a workflow: pass what is under 'prompt'")
     for node_id, node in graph.items():
         check_node(node_id, node)

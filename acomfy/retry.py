@@ -14,7 +14,6 @@ from email.utils import mktime_tz, parsedate_tz
 
 from .errors import HTTPError, ServerUnreachable
 
-
 _LONGEST = 86_400.0
 
 

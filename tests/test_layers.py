@@ -24,6 +24,8 @@ PURE = (
     ("inputs", "router"),
     ("capabilities", "deafness", "look", "stalls", "workflow"),
     ("building", "codegen", "listings", "profiles", "server_info"),
+    ("overview",),
+    ("diagnosis",),
 )
 SHELL = (
     ("access", "concurrency", "connection", "decoding", "encoding", "files", "shared_reads", "snapshots", "stream"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from . import check, convert, inspect, nodes, run, serve
+from . import check, convert, doctor, inspect, nodes, run, serve, watch
 
 app = typer.Typer(
     name="acomfy",
@@ -18,4 +18,6 @@ app.command(epilog=inspect.EXIT_CODES)(inspect.inspect)
 app.command(epilog=check.EXIT_CODES)(check.check)
 app.command(epilog=convert.EXIT_CODES)(convert.convert)
 app.command(epilog=nodes.EXIT_CODES)(nodes.nodes)
+app.command(epilog=watch.EXIT_CODES)(watch.watch)
+app.command(epilog=doctor.EXIT_CODES)(doctor.doctor)
 app.command()(serve.serve)

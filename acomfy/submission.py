@@ -1,8 +1,8 @@
 """Post prompts so that each runs exactly once, also when the answer to the POST is lost.
 
-A POST that was not answered, or answered with a 500, may have queued the prompt all the same (ComfyUI server.py
-post_prompt: a reused number gives a 500 and queues). So our id is looked for, in the queue and then in the history,
-twice, before anything is sent again. A server before 0.3.45 chooses the id itself; there ours travels in
+A POST that was not answered, or answered with a 500 or a proxy's page, may have queued the prompt all the same (ComfyUI
+server.py post_prompt: a reused number gives a 500 and queues). So our id is looked for, in the queue and then in the
+history, twice, before anything is sent again. A server before 0.3.45 chooses the id itself; there ours travels in
 ``extra_data``.
 """
 
@@ -20,7 +20,16 @@ from .access import SecretBytes
 from .api import Api, PromptReply
 from .capabilities import Capabilities
 from .connection import Connection
-from .errors import AcomfyError, HTTPError, JobCancelled, PromptRejected, ServerError, ServerUnreachable
+from .errors import (
+    AcomfyError,
+    AuthenticationError,
+    HTTPError,
+    JobCancelled,
+    PromptRejected,
+    ProtocolError,
+    ServerError,
+    ServerUnreachable,
+)
 from .inputs import fill, refused
 from .job import Job
 from .live import LiveJobs
@@ -211,16 +220,19 @@ class Submission:
                 if exc.status != 500 and exc.status not in _GATEWAY:
                     raise
                 failure = exc
-            reply = await self._find(job)
+            except ProtocolError as exc:
+                failure = exc
+            reply = await self._find(job, failure)
             if reply is not None:
                 return reply
-            if not tries_left or (isinstance(failure, HTTPError) and failure.status == 500):
-                raise failure  # a 500 is ComfyUI's own word: it would say it again
+            said = isinstance(failure, ProtocolError) or (isinstance(failure, HTTPError) and failure.status == 500)
+            if said or not tries_left:
+                raise failure  # a page, or ComfyUI's own 500: it would come again
             self._watch.reposted(job)
         raise AssertionError("the last try raises")
 
-    async def _find(self, job: Job) -> PromptReply | None:
-        """Look for a prompt whose POST was not answered; None when it is certain that it is not queued."""
+    async def _find(self, job: Job, failure: ServerError) -> PromptReply | None:
+        """Look for a prompt whose POST failed; None when it is certain that it is not queued."""
         clock = asyncio.get_running_loop().time
         deadline, looks = clock() + self._unreachable_timeout, 0
         while looks < 2:
@@ -229,7 +241,9 @@ class Submission:
                 if reply is not None:
                     return reply
                 looks += 1
-            except ServerError:
+            except ServerError as exc:
+                if isinstance(failure, ProtocolError) and isinstance(exc, ProtocolError | AuthenticationError):
+                    raise failure from None  # no ComfyUI is there, or a login stands before it
                 if clock() >= deadline:
                     raise
             if looks < 2:

@@ -486,7 +486,9 @@ async def test_a_message_over_the_cap_costs_the_socket_and_not_the_job(server: S
 
 
 @pytest.mark.parametrize("version", ["0.3.40", "0.3.64", "0.38.1"])
-@pytest.mark.parametrize("fault", ["lose_answer_to_next_prompt", "fail_next_prompt_after_queueing"])
+@pytest.mark.parametrize(
+    "fault", ["lose_answer_to_next_prompt", "fail_next_prompt_after_queueing", "answer_next_prompt_with_html"]
+)
 async def test_a_prompt_whose_answer_was_lost_runs_exactly_once(version: str, fault: str) -> None:
     async with SimulatedServer(version=version) as server, quick_client(server) as client:
         await client.run(saved(1))
@@ -509,6 +511,14 @@ async def test_an_answer_that_was_lost_while_others_wait_runs_exactly_once(
         assert color_of(await (await task).images[0].read()) == 5
     await blocker
     assert server.ledger.executions == 2
+
+
+async def test_a_page_instead_of_every_answer_is_told_at_once(server: SimulatedServer) -> None:
+    async with quick_client(server, connect_timeout=10 * MS, unreachable_timeout=600.0) as client:
+        with server.faults.answer_with_html(), pytest.raises(acomfy.ProtocolError, match="POST .* text/html"):
+            async with bound(5):
+                await client.run(saved())
+    assert not server.ledger
 
 
 async def test_a_server_that_is_down_is_unreachable_and_nothing_was_sent(

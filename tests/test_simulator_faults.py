@@ -310,6 +310,13 @@ async def test_prompt_that_fails_after_queueing_runs_all_the_same(client: Client
     await server.wait_for(lambda: len(server.queue.history) == 1)
 
 
+async def test_prompt_that_is_answered_with_a_page_runs_all_the_same(client: Client, server: SimulatedServer) -> None:
+    server.faults.answer_next_prompt_with_html()
+    status, text = await client.send("/prompt", {"prompt": GRAPH, "client_id": client.client_id})
+    assert status == 200 and "<html" in text
+    await server.wait_for(lambda: len(server.queue.history) == 1)
+
+
 async def test_too_large_prompts_are_413(client: Client, server: SimulatedServer) -> None:
     with server.faults.refuse_as_too_large():
         status, text = await client.send("/prompt", {"prompt": GRAPH})

@@ -272,6 +272,10 @@ class Faults:
         """Queue the next prompt, and answer 500, as ComfyUI does when an id and a number are used twice."""
         self._state.next_prompt = "500"
 
+    def answer_next_prompt_with_html(self) -> None:
+        """Queue the next prompt, and put a page in the place of the answer, with 200, as a proxy may."""
+        self._state.next_prompt = "page"
+
     def refuse_as_too_large(self) -> Lasting:
         """Answer prompts and uploads with 413."""
         return self._set(too_large=True)
@@ -346,6 +350,8 @@ class Faults:
         wish, self._state.next_prompt = self._state.next_prompt, None
         if wish == "500":
             return web.Response(status=500, text="500 Internal Server Error\n\nServer got itself in trouble")
+        if wish == "page":
+            return web.Response(text=_PROXY_PAGE.format(title="One moment"), content_type="text/html")
         _cut(request)
         return response
 

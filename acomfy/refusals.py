@@ -17,8 +17,8 @@ SHOWN_BYTES = 200
 """Bytes of a body that are quoted."""
 
 _FORBIDDEN = (
-    "ComfyUI refuses requests whose Origin differs from its address (--enable-cors-header lifts that); "
-    "else a proxy in front of it wants credentials"
+    "ComfyUI refuses paths that lead out of a folder, and requests whose Origin differs from its address "
+    "(--enable-cors-header lifts that); else a proxy in front of it wants credentials"
 )
 _HINTS = {
     401: "credentials are missing or wrong: see auth, token, headers and api_key of Client",
@@ -63,11 +63,17 @@ def refusal(
         method,
         url,
         text,
-        hint or _HINTS.get(status, ""),
+        hint or _hint(status, text, content_type),
         content_type=content_type,
         error_type=error_type(body),
         retry_after=retry_after,
     )
+
+
+def _hint(status: int, text: str, content_type: str) -> str:
+    if status == 403 and text.strip() and "html" not in content_type and not text.lstrip().startswith("<"):
+        return ""  # ComfyUI's own words ("Invalid directory"): it knows best
+    return _HINTS.get(status, "")
 
 
 def excerpt(body: bytes) -> str:

@@ -254,6 +254,24 @@ def test_the_kind_of_an_error_is_read_out_of_every_shape(body: bytes, expected: 
     assert error_type(body) == expected
 
 
+@pytest.mark.parametrize(
+    ("body", "kind", "guessed"),
+    [
+        (b"", "", True),
+        (b"\n", "text/plain", True),
+        (b"<html>no</html>", "text/html", True),
+        (b" <!DOCTYPE html>", "", True),
+        (b"Invalid directory", "text/plain", False),
+        (b'{"error": "Invalid directory"}', "application/json", False),
+    ],
+)
+def test_a_403_that_says_why_gets_no_guess(body: bytes, kind: str, guessed: bool) -> None:
+    error = refusal(403, "GET", "http://x/userdata", body=body, content_type=kind)
+    assert isinstance(error, acomfy.AuthenticationError)
+    assert ("Origin" in str(error)) == guessed
+    assert body.decode().strip() in str(error)
+
+
 @settings(max_examples=30)
 @given(st.binary(max_size=300), st.integers(300, 999), st.text(max_size=30))
 def test_any_refusal_makes_an_error_that_can_be_shown(body: bytes, status: int, kind: str) -> None:

@@ -52,7 +52,8 @@ class ServerFiles:
         Args:
             file: Bytes, the path of a file, or a file open for reading bytes; from disk it is read as it is sent.
             filename: Its name on the server; None: that of the file. What the server would store and then not give
-                back (``..`` in a name, slashes, control characters, more than 200 bytes) is changed.
+                back (``..`` in a name, slashes, control characters, ``[output]`` at its end, more than 200 bytes) is
+                changed.
             subfolder: Made where it does not exist.
             type: ``input``, ``temp`` or ``output``: the folder.
             overwrite: Replace a file of that name; else other bytes get a number behind the name.
@@ -238,7 +239,8 @@ def _filename(file: Uploadable, filename: str | None) -> str:
 
 def _storable(name: str) -> str:
     """Change what the server would refuse in a name: at once, or when the file is asked for."""
-    name = re.sub(r"\.{2,}|[\x00-\x1f\x7f/]", "_", name)
+    name = re.sub(r"\.{2,}|[\x00-\x1f\x7f/]|^\.$", "_", name)
+    name = re.sub(r"\[(input|output|temp)\]$", r"(\1)", name)  # ComfyUI takes it for the folder, not for the name
     while len(name.encode("utf-8", "replace")) > _LONGEST_NAME:
         stem, extension = os.path.splitext(name)
         name = stem[:-1] + extension if stem and len(extension) < _LONGEST_NAME // 2 else name[:-1]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -77,8 +79,7 @@ class Examination:
             first = await self._ask("GET", "/system_stats")
         except ServerError as exc:
             self.unreachable = isinstance(exc, ServerUnreachable)
-            text, _, hint = str(exc).rpartition("; ")
-            yield Finding("server", Level.PROBLEM, text or hint, hint)
+            yield diagnosis.judge_failure(exc)
             async for finding in self._elsewhere():
                 yield finding
             return
@@ -123,7 +124,8 @@ class Examination:
         """
         begin = time.monotonic()
         headers = None if body is None else {"Content-Type": "application/json"}
-        response = await self._transport.request(method, path, data=body, headers=headers, allowed=_ANY_STATUS)
+        data = None if body is None else partial(io.BytesIO, body)  # of so many bytes as such, aiohttp warns
+        response = await self._transport.request(method, path, data=data, headers=headers, allowed=_ANY_STATUS)
         received_at = time.time()
         answer = self._read(response, received_at, await self._transport.read_body(response), begin)
         self._answers.append(answer)
@@ -241,13 +243,13 @@ class Examination:
                 await listener.wait(lambda trial: trial.flags is not None, self._flags_time)
                 await asyncio.sleep(pause)
                 await self._provoke(client_id, listener)
+            return listener.trial
         finally:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FLAGS_TIME):
                     await socket.close()
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
-        return listener.trial
 
     @property
     def _flags_time(self) -> float:
@@ -336,14 +338,14 @@ class Examination:
     async def _running_for(self, queue: QueueSnapshot) -> float | None:
         """Give the seconds that the running prompt has run at most: since it was sent, or the last one ended."""
         created = [seconds_of(item.extra_data.get("create_time")) for item in queue.running]
-        dated = next((answer for answer in reversed(self._answers) if answer.date is not None), None)
-        if dated is None or dated.date is None or not created or created[0] is None:
+        offset = diagnosis.clock_offset(self._answers)
+        if offset is None or not created or created[0] is None:
             return None
         ended: list[float] = []
         with suppress(AcomfyError):
             entries = read_history(await self._api.get_histories(max_items=1))
             ended = [entry.ended_at for entry in entries if entry.ended_at is not None]
-        return dated.date - max([created[0], *ended])
+        return time.time() + offset - max([created[0], *ended])
 
 
 @dataclass
@@ -374,10 +376,8 @@ class _Listener:
                 message = await self.socket.receive()
                 if message.type is aiohttp.WSMsgType.TEXT or message.type is aiohttp.WSMsgType.BINARY:
                     self._note(message.data, binary=message.type is aiohttp.WSMsgType.BINARY)
-                elif not self.socket.closed or self.socket.close_code not in (None, 1000):
-                    self._note_end(f"the WebSocket was closed (code {self.socket.close_code})")
-                    return
                 else:
+                    self._note_end(f"the WebSocket was closed (code {self.socket.close_code})")
                     return
         except (aiohttp.ClientError, OSError) as exc:
             self._note_end(str(exc) or type(exc).__name__)

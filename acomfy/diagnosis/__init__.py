@@ -9,7 +9,17 @@ from .finding import Finding, Level, exit_code
 from .hearing import SocketTrial, judge_again, judge_socket
 from .server import judge_features, judge_memory, judge_users, judge_version
 from .transfers import Download, judge_download, judge_queue, judge_uploads
-from .way import Answer, judge_answer, judge_clock, judge_elsewhere, judge_latency, judge_proxy, other_addresses
+from .way import (
+    Answer,
+    clock_offset,
+    judge_answer,
+    judge_clock,
+    judge_elsewhere,
+    judge_failure,
+    judge_latency,
+    judge_proxy,
+    other_addresses,
+)
 
 __all__ = [
     "Answer",
@@ -17,12 +27,14 @@ __all__ = [
     "Finding",
     "Level",
     "SocketTrial",
+    "clock_offset",
     "exit_code",
     "judge_again",
     "judge_answer",
     "judge_clock",
     "judge_download",
     "judge_elsewhere",
+    "judge_failure",
     "judge_features",
     "judge_latency",
     "judge_memory",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+from ..errors import ServerError
 from .finding import Finding, duration, milliseconds, ok, problem, rounded, unknown, warning
 
 _PORTS = (8188, 8000)  # of ComfyUI, and of its desktop application
@@ -63,6 +64,17 @@ class Answer:
     received_at: float = 0.0
     encoding: str = ""
     via: str = ""
+
+
+def judge_failure(exc: ServerError) -> Finding:
+    """Judge a first request that was not answered."""
+    said, _, hint = str(exc).rpartition("; ")
+    if "it was silent" in said or "it took too long" in said:
+        hint = (
+            "something listens there and does not answer: it is busy (loading a model?), stopped, or no ComfyUI; try "
+            "again, then restart it"
+        )
+    return problem("server", said or hint, hint)
 
 
 def judge_answer(answer: Answer) -> Finding:

@@ -381,7 +381,7 @@ class Client(ServerMethods):
             ClientClosed: The client is closed, or was closed meanwhile.
         """
         graph = self._encoded(workflow)
-        options = _options(strict, on_lost, front, number, targets, extra_data, stall_timeout)
+        options = prompt_options(strict, on_lost, front, number, targets, extra_data, stall_timeout)
         return self._run(graph, options)
 
     async def _run(self, graph: EncodedGraph, options: PromptOptions) -> Result:
@@ -415,7 +415,7 @@ class Client(ServerMethods):
             PromptRejected, PayloadTooLarge, ServerUnreachable, HTTPError, ProtocolError, ClientClosed: As `run`.
         """
         graph = self._encoded(workflow)
-        options = _options(strict, on_lost, front, number, targets, extra_data, stall_timeout)
+        options = prompt_options(strict, on_lost, front, number, targets, extra_data, stall_timeout)
         return self._submit(graph, options)
 
     async def _submit(self, graph: EncodedGraph, options: PromptOptions) -> Job:
@@ -464,7 +464,7 @@ class Client(ServerMethods):
         Raises:
             ServerUnreachable, HTTPError, ProtocolError, ClientClosed: Nothing can be submitted.
         """
-        options = _options(strict, on_lost, front, number, targets, extra_data, stall_timeout)
+        options = prompt_options(strict, on_lost, front, number, targets, extra_data, stall_timeout)
 
         def begin(workflow: Graph, index: int) -> Job:
             return self._begin_item(workflow, index, options)
@@ -490,12 +490,15 @@ class Client(ServerMethods):
     def _begin(self, graph: EncodedGraph, options: PromptOptions, index: int | None = None) -> Job:
         """Make a job, follow it, and have it posted. Never waits."""
         self._open()
-        job = Job(_tracked(graph.json, frozenset(graph.streams), options), options, self, index)
+        job = Job(tracked(graph.json, frozenset(graph.streams), options), options, self, index)
         if graph.files:
             job.encoded = graph
+        self._start(job)
+        return job
+
+    def _start(self, job: Job) -> None:
         self._live.add(job)
         job.posting = self._spawn(self._submission.post(job), name=_POST)
-        return job
 
     def _maybe_resubmit(self, job: Job, error: BaseException) -> bool:
         """Submit a lost prompt anew if that was wished and nothing of it can still run."""
@@ -506,9 +509,8 @@ class Client(ServerMethods):
         if isinstance(error, OutputMissing) and job.prompt.verdict is None:
             self._connection.reopen("it did not tell of a prompt's end")  # else the next attempt would go the same way
         self._watch.forget(job)
-        job.begin_again(_tracked(job.prompt.graph, job.prompt.stream_nodes, job.options))
-        self._live.add(job)
-        job.posting = self._spawn(self._submission.post(job), name=_POST)
+        job.begin_again(tracked(job.prompt.graph, job.prompt.stream_nodes, job.options))
+        self._start(job)
         return True
 
     def upload(self, file: Uploadable) -> Coroutine[Any, Any, str]:
@@ -716,7 +718,7 @@ class Client(ServerMethods):
 _POST = "acomfy-post"
 
 
-def _options(
+def prompt_options(
     strict: bool,
     on_lost: OnLost,
     front: bool,
@@ -725,6 +727,7 @@ def _options(
     extra_data: Mapping[str, Any] | None,
     stall_timeout: float | None,
 ) -> PromptOptions:
+    """Check what was said of a prompt, and freeze it."""
     if on_lost not in ("raise", "resubmit"):
         raise ValueError(f"on_lost is 'raise' or 'resubmit', not {on_lost!r}")
     if number is not None and not math.isfinite(number := float(number)):
@@ -746,7 +749,8 @@ def _extra_json(extra_data: Mapping[str, Any] | None) -> bytes | None:
         raise WorkflowError(f"extra_data cannot be written as JSON: {exc}") from None
 
 
-def _tracked(graph: bytes, stream_nodes: frozenset[str], options: PromptOptions) -> TrackedPrompt:
+def tracked(graph: bytes, stream_nodes: frozenset[str], options: PromptOptions) -> TrackedPrompt:
+    """Give a prompt an id of its own, under which it is followed."""
     targets = options.targets
     wanted = stream_nodes if targets is None else stream_nodes & set(targets)
     return TrackedPrompt(str(uuid.uuid4()), graph, wanted, targets)

@@ -76,7 +76,7 @@ class Feed:
                 self._cancel(job)
 
     async def _feed(self) -> None:
-        items = _iterate(self._workflows)
+        items = iterate(self._workflows)
         try:
             await self._submit(items)
         except Exception as exc:
@@ -112,7 +112,7 @@ def _raise_fault_of_the_server(job: Job) -> None:
         raise exc
 
 
-async def _iterate(workflows: Workflows) -> AsyncGenerator[Graph, None]:
+async def iterate(workflows: Workflows) -> AsyncGenerator[Graph, None]:
     """Iterate over either kind. Closing it closes an asynchronous input, which nothing else would do in time."""
     if isinstance(workflows, AsyncIterable):
         items = aiter(workflows)

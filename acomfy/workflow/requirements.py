@@ -13,7 +13,7 @@ from .query import Nodes
 if TYPE_CHECKING:
     from ..definitions import Definitions, InputDefinition
 
-_MODELS = (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx", ".torchscript")
+MODEL_FILES = (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx", ".torchscript")
 _UPLOADS = ("image_upload", "audio_upload", "video_upload", "file_upload", "animated_image_upload")
 _ELSEWHERE = re.compile(r" \[(input|output|temp)\]$")
 _EMBEDDING = re.compile(r"embedding:([^\s,:()]+)")
@@ -108,9 +108,9 @@ def _needed(
         if value:
             yield required(value, elsewhere[1] if elsewhere else "input", None if elsewhere else _has(declared, value))
     elif declared is not None and declared.type == "COMBO":
-        if _names_files(declared) or (value.lower().endswith(_MODELS) and value not in (declared.choices or ())):
+        if _names_files(declared) or (value.lower().endswith(MODEL_FILES) and value not in (declared.choices or ())):
             yield required(value, folder_of(node["class_type"], name), _has(declared, value))
-    elif declared is None and value.lower().endswith(_MODELS):
+    elif declared is None and value.lower().endswith(MODEL_FILES):
         yield required(value, folder_of(node["class_type"], name), None)
     else:
         for embedding in _EMBEDDING.findall(value):
@@ -120,7 +120,7 @@ def _needed(
 def _names_files(declared: InputDefinition) -> bool:
     """Tell whether a combo lists files; that of an empty folder lists none, and nothing but its name tells."""
     choices = declared.choices or ()
-    if any(isinstance(choice, str) and choice.lower().endswith(_MODELS) for choice in choices):
+    if any(isinstance(choice, str) and choice.lower().endswith(MODEL_FILES) for choice in choices):
         return True
     return not choices and _by_input(declared.name) is not None
 

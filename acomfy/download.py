@@ -47,7 +47,8 @@ async def parts(
                 same = received.begin(response.status, response.headers)
                 if same:
                     _check_size(received.total or 0, max_size)
-                    async for chunk in response.content.iter_chunked(CHUNK):
+                    more = response.content.read  # iter_chunked() costs 4 us more
+                    while chunk := await more(CHUNK):
                         at = received.size
                         fresh = received.take(chunk)
                         _check_size(received.size, max_size)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, aclosing, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, aclosing, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import aiohttp
 
@@ -40,7 +41,7 @@ _LARGEST_READ = 1 << 30
 DownloadObserver: TypeAlias = "Callable[[Output], AbstractContextManager[object]]"
 """Called with an output that is about to be read from the server; the context lasts until it was."""
 
-_UNOBSERVED = nullcontext()
+_Opening: TypeAlias = AbstractAsyncContextManager[aiohttp.ClientResponse]
 
 
 class Source:
@@ -64,14 +65,19 @@ class Source:
         self._nodes: dict[str, dict[str, Any]] | None = None
         self._observers = observers
 
-    def observed(self, output: Output) -> AbstractContextManager[object]:
-        """Tell those who want to know that an output is read from the server while the block runs."""
-        if not self._observers:
-            return _UNOBSERVED
-        stack = ExitStack()
-        for observer in self._observers:
-            stack.enter_context(observer(output))
-        return stack
+    def opening(self, output: Output, view: _Opening, wanted: Rendition | None, *, in_turn: bool) -> _Opening:
+        """Open the file of an output: when a transfer is free if it waits its turn, and told to those who observe."""
+        if self._observers:
+            view = self._observed(output, view)
+        return _Opened(output, view, wanted, self.transfers if in_turn else None)
+
+    @asynccontextmanager
+    async def _observed(self, output: Output, view: _Opening) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+        with ExitStack() as stack:
+            for observer in self._observers:
+                stack.enter_context(observer(output))
+            async with view as response:
+                yield response
 
     @property
     def nodes(self) -> dict[str, dict[str, Any]]:
@@ -342,11 +348,7 @@ class Output:
     def _opener(self, wanted: Rendition | None, *, in_turn: bool = True) -> download.Opener:
         return lambda headers: self._opened(headers, wanted, in_turn)
 
-    @asynccontextmanager
-    async def _opened(
-        self, headers: Mapping[str, str], wanted: Rendition | None, in_turn: bool
-    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-        """Open the file, when a transfer is free if it waits its turn."""
+    def _opened(self, headers: Mapping[str, str], wanted: Rendition | None, in_turn: bool) -> _Opening:
         view = self._source.api.view(
             self.filename,
             subfolder=self.subfolder,
@@ -355,18 +357,55 @@ class Output:
             channel=None if wanted is None else wanted.channel,
             headers=headers,
         )
+        return self._source.opening(self, view, wanted, in_turn=in_turn)
+
+    def _raise_meaning(self, refusal: HTTPError, wanted: Rendition | None) -> NoReturn:
+        """Raise what a refusal of the server means for this output."""
+        if refusal.status == 404:
+            raise self._source.missing(self) from refusal
+        if refusal.status == 500 and wanted is not None:
+            hint = "previews and channels are made of pictures alone: is this one?"
+            raise HTTPError(
+                500, refusal.method, refusal.url, refusal.body, hint, content_type=refusal.content_type
+            ) from refusal
+        raise refusal
+
+
+class _Opened:
+    """A file of the server while it is read, once a transfer is free. As a generator it cost 5 us more a file."""
+
+    __slots__ = ("_output", "_transfers", "_view", "_wanted")
+
+    def __init__(
+        self, output: Output, view: _Opening, wanted: Rendition | None, transfers: asyncio.Semaphore | None
+    ) -> None:
+        self._output = output
+        self._view = view
+        self._wanted = wanted
+        self._transfers = transfers
+
+    async def __aenter__(self) -> aiohttp.ClientResponse:
+        if self._transfers is not None:
+            await self._transfers.acquire()
         try:
-            async with self._source.transfers if in_turn else nullcontext():
-                with self._source.observed(self):
-                    async with view as response:
-                        yield response
-        except HTTPError as exc:
-            if exc.status == 404:
-                raise self._source.missing(self) from exc
-            if exc.status == 500 and wanted is not None:
-                hint = "previews and channels are made of pictures alone: is this one?"
-                raise HTTPError(500, exc.method, exc.url, exc.body, hint, content_type=exc.content_type) from exc
+            return await self._view.__aenter__()
+        except BaseException as exc:
+            self._end_turn()
+            if isinstance(exc, HTTPError):
+                self._output._raise_meaning(exc, self._wanted)
             raise
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        try:
+            return await self._view.__aexit__(exc_type, exc, traceback)
+        finally:
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        if self._transfers is not None:
+            self._transfers.release()
 
 
 class Result:

@@ -219,7 +219,11 @@ def is_file(value: Any) -> bool:
 
 def picture_of(value: Any) -> Picture | Pixels:
     """Copy a Pillow image or an array."""
-    return Picture(value.copy()) if _is_image(value) else _pixels(value)
+    if not _is_image(value):
+        return _pixels(value)
+    if 0 in value.size:
+        raise ValueError(f"a picture of {value.width} x {value.height} pixels is none")
+    return Picture(value.copy())
 
 
 def _part(value: Any, name: str, copy_picture: CopyPicture | None) -> Content:
@@ -317,6 +321,8 @@ def _open_file(value: Any) -> Content | None:
         return None
     if isinstance(file, io.TextIOBase):
         raise TypeError("the file is open for reading text; open it for reading bytes ('rb')")
+    if callable(getattr(file, "readable", None)) and not file.readable():
+        raise TypeError("the file is not open for reading; open it for reading bytes ('rb')")
     if not (hasattr(file, "seekable") and file.seekable()):
         raise TypeError(f"the {type(file).__name__} cannot seek; read it, and give the bytes")
     name = getattr(value, "filename", None) or getattr(file, "name", None)

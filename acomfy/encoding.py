@@ -28,6 +28,7 @@ _NEAREST = {
     "CMYK": "RGB",
     "YCbCr": "RGB",
     "LAB": "RGB",
+    "HSV": "RGB",
 }
 _UP = b"\2"
 _SLACK = 0.1

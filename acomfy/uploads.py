@@ -27,7 +27,7 @@ from weakref import WeakValueDictionary
 from .api import Api
 from .captures import Content, LocalFile, MaskedPicture, ServerFile, View
 from .concurrency import together
-from .errors import AcomfyError, HTTPError, JobError, ServerError, ServerUnreachable, WorkflowError
+from .errors import AcomfyError, HTTPError, JobError, PayloadTooLarge, ServerError, ServerUnreachable, WorkflowError
 from .inputs import SUBFOLDER, FileInput
 from .reading import FileChanged, Hashes, Readable, check, said
 from .result import Output
@@ -247,7 +247,13 @@ class Uploads:
 
     async def _hashed(self, content: Content, stack: AsyncExitStack) -> Readable:
         local = await _local(content, stack)
-        return await asyncio.to_thread(self._hashes.readable, local)
+        return await asyncio.to_thread(self._read, local, await self._limit())
+
+    def _read(self, local: Content, limit: int | None) -> Readable:
+        """Hash what lies on this machine, unless it is a file that is too large: that may take minutes."""
+        if limit is not None and isinstance(local, LocalFile) and (size := os.stat(local.path).st_size) > limit:
+            raise PayloadTooLarge(size, limit)
+        return self._hashes.readable(local)
 
 
 async def _local(content: Content, stack: AsyncExitStack) -> Content:

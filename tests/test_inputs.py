@@ -149,10 +149,12 @@ def test_uploads_of_web_frameworks_are_open_files(tmp_path: Path) -> None:
     ("value", "problem"),
     [
         (io.StringIO("text"), r"open for reading text; open it for reading bytes \('rb'\)"),
+        (SimpleNamespace(read=lambda size: b"", readable=lambda: False), r"not open for reading; open it .*\('rb'\)"),
         (SimpleNamespace(read=lambda size: b""), "cannot seek; read it, and give the bytes"),
         (numpy.zeros((3, 8, 9), numpy.uint8), r"the shape \(3, 8, 9\) is not one picture"),
         (numpy.zeros((2, 4, 4, 3), numpy.uint8), "is not one picture"),
         (numpy.zeros((0, 4), numpy.uint8), "is not one picture"),
+        (Image.new("RGB", (0, 4)), "a picture of 0 x 4 pixels is none"),
         (numpy.zeros((4, 4), numpy.int32), "an array of <i4 is no picture; make it uint8"),
         (Masked(b"a", "name on the server"), r"the mask of Masked is a picture \(a Path, bytes, ...\), not str"),
         (Masked(Masked(b"a", b"b"), b"c"), "the image of Masked is a picture"),
@@ -315,7 +317,7 @@ def test_a_mask_of_booleans_is_black_and_white() -> None:
     assert the_image(numpy.array([[True, False]])).tobytes() == b"\xff\0"
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "I;16"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I;16"])
 def test_a_picture_of_any_common_mode_becomes_a_png(mode: str) -> None:
     image = Image.new(mode, (3, 2))
     assert decoded(write_png(the_image(image))).size == (3, 2)

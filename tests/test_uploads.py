@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import acomfy
-from acomfy import Masked, PayloadTooLarge, WorkflowError
+from acomfy import Masked, PayloadTooLarge, WorkflowError, reading
 from acomfy.api import Api
 from acomfy.captures import Picture, Pixels
 from acomfy.retry import RetryPolicy
@@ -491,6 +491,17 @@ async def test_too_large_a_file_is_not_sent_where_the_server_tells_its_limit(tmp
         assert (caught.value.size or 0) > 1 << 20
         jobs = [job async for job in client.map([loaded(path), loaded(picture())])]
         assert {type(job.exception()) for job in jobs} == {PayloadTooLarge, type(None)}
+
+
+async def test_of_too_large_a_file_not_a_byte_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.bin"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    monkeypatch.setattr(reading, "_of_file", lambda *_: pytest.fail("it is read"))
+    async with SimulatedServer(max_upload_size=1 << 20) as server, quick_client(server) as client:
+        with pytest.raises(PayloadTooLarge) as caught:
+            await client.run(loaded(path))
+    assert (caught.value.size, caught.value.limit) == (1 << 40, 1 << 20)
 
 
 async def test_too_large_a_file_is_told_by_a_server_that_does_not_tell_before(

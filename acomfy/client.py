@@ -10,6 +10,7 @@ import os
 import ssl as ssl_module
 import uuid
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -605,16 +606,22 @@ class Client(ServerMethods):
         self._router.listeners = len(self._live.listeners)
         return EventStream(buffer, self._stop_listening)
 
-    def on_job(self, observer: Callable[[Job], object]) -> None:
+    def on_job(self, observer: Callable[[Job], object]) -> Callable[[], None]:
         """Have a function called with every job as it begins, by the call that begins it, before anything is sent.
 
         It must not wait, and what it raises is raised by that call. `Job.events` and `Job.when_done` tell it more.
+        What this returns ends it.
         """
         self._live.job_observers.append(observer)
+        return partial(self._live.job_observers.remove, observer)
 
-    def on_download(self, observer: DownloadObserver) -> None:
-        """Have a context entered around every reading of an output from the server: ``with observer(output): ...``."""
+    def on_download(self, observer: DownloadObserver) -> Callable[[], None]:
+        """Have a context entered around every reading of an output from the server: ``with observer(output): ...``.
+
+        What this returns ends it.
+        """
         self._live.download_observers.append(observer)
+        return partial(self._live.download_observers.remove, observer)
 
     def _stop_listening(self, buffer: Buffer) -> None:
         if buffer in self._live.listeners:

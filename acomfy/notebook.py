@@ -26,7 +26,7 @@ from .client import Client
 from .errors import AcomfyError
 from .markup import Shown, bars, gallery
 from .result import Output, Result
-from .watching import Screen, Watch, keep_places, name_of, under_way
+from .watching import Screen, Watch, counting, keep_places, name_of, under_way
 
 _FRAME_TIME = 0.25
 _ROWS = 12
@@ -85,12 +85,12 @@ async def progress(client: Client, *, total: int | None = None) -> AsyncGenerato
 
     tasks = [asyncio.create_task(refresh()), asyncio.create_task(keep_places(client, watch))]
     try:
-        yield
+        with counting(client, watch):
+            yield
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        watch.follow(under_way(client))
         draw()
         await watch.aclose()
 

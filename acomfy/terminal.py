@@ -25,7 +25,7 @@ from rich.text import Text
 
 from .client import Client
 from .job import Job
-from .watching import Screen, Watch, keep_places, name_of, under_way
+from .watching import Screen, Watch, counting, keep_places, name_of, under_way
 
 _FRAME_TIME = 0.1
 
@@ -102,7 +102,8 @@ async def progress(
     with Live(console=console, get_renderable=picture, auto_refresh=False, transient=True) as live:
         tasks = [asyncio.create_task(_refresh(live, client, watch)), asyncio.create_task(keep_places(client, watch))]
         try:
-            yield console
+            with counting(client, watch):
+                yield console
         finally:
             for task in tasks:
                 task.cancel()

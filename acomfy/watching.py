@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ class Watch:
         name: Gives the name of a job.
 
     Attributes:
-        ended: How many of the jobs that it followed are done.
+        ended: How many of the jobs that it counts are done.
     """
 
     def __init__(self, name: Callable[[Job], str]) -> None:
@@ -79,6 +79,13 @@ class Watch:
         self._followers: dict[Job, asyncio.Task[None]] = {}
         self._began: float | None = None
 
+    def count(self, job: Job) -> None:
+        """Count a job in, and the end of it."""
+        job.when_done(self._count_end)
+
+    def _count_end(self, job: Job) -> None:
+        self.ended += 1
+
     def follow(self, jobs: Iterable[Job]) -> None:
         """Listen to jobs that are new, and forget those that are done."""
         jobs = set(jobs)
@@ -86,7 +93,6 @@ class Watch:
             self._followers[job] = asyncio.ensure_future(self._follow(job))
         for job in self._followers.keys() - jobs:
             del self._followers[job]
-            self.ended += job.done()
             self._forget(job)
 
     def _forget(self, job: Job) -> None:
@@ -153,6 +159,18 @@ def _waiting(place: int | None) -> str:
     if place is None:
         return "being sent"
     return "next" if place <= 1 else f"waiting, {place} ahead"
+
+
+@contextmanager
+def counting(client: Client, watch: Watch) -> Iterator[None]:
+    """Count the client's jobs, those under way and those that begin while the block runs."""
+    for job in under_way(client):
+        watch.count(job)
+    stop = client.on_job(watch.count)
+    try:
+        yield
+    finally:
+        stop()
 
 
 async def keep_places(client: Client, watch: Watch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -21,6 +22,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("acomfy")
+
+
+def pytest_collection_finish() -> None:
+    """Take all that was imported out of the garbage collector's sight: some tests have it look at everything."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

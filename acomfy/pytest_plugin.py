@@ -59,6 +59,8 @@ async def _server(request: pytest.FixtureRequest) -> AsyncIterator[SimulatedServ
 
     options: dict[str, Any] = {"clock": VirtualClock()}
     for mark in reversed(list(request.node.iter_markers("comfy_server"))):  # the nearest comes first
+        if mark.args:
+            pytest.fail(f"write pytest.mark.comfy_server(name=...), not {mark.args[0]!r} alone", pytrace=False)
         options |= mark.kwargs
     async with SimulatedServer(**options) as server:
         yield server
@@ -84,18 +86,29 @@ def pytest_fixture_setup(
     if own is None or fixturedef.func.__module__ != __name__:
         return (yield)
     if "anyio_backend" not in request.fixturenames:
-        _check_test(fixturedef.argname, request)
-        own = _for_pytest_asyncio(own, _loop_scope(request))
+        wrong = _wrong_with(fixturedef.argname, request)
+        own = _for_pytest_asyncio(own, _loop_scope(request)) if wrong is None else _failing(wrong)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fixturedef, "func", own)
         return (yield)
 
 
-def _check_test(name: str, request: pytest.FixtureRequest) -> None:
+def _wrong_with(name: str, request: pytest.FixtureRequest) -> str | None:
+    """Say why a test cannot have the fixture; None when it can."""
     if not inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
-        pytest.fail(f"{name} runs in the test's event loop: write the test as async def", pytrace=False)
+        return f"{name} runs in the test's event loop: write the test as async def"
     if not request.config.pluginmanager.hasplugin("asyncio"):
-        pytest.fail(f"{name} needs pytest-asyncio, or anyio's marker on the test", pytrace=False)
+        return f"{name} needs pytest-asyncio, or anyio's marker on the test"
+    return None
+
+
+def _failing(why: str) -> Any:
+    """Make a fixture that fails: pytest tidies up after a fixture that failed, but not after a hook that did."""
+
+    def fail(**fixtures: Any) -> None:
+        pytest.fail(why, pytrace=False)
+
+    return fail
 
 
 def _for_pytest_asyncio(function: Any, loop_scope: Any) -> Any:

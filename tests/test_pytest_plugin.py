@@ -92,3 +92,16 @@ def test_a_missing_plugin_is_named(pytester: pytest.Pytester) -> None:
     result = run(pytester, "async def test_it(comfy_server): pass", "-p", "no:asyncio")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*needs pytest-asyncio, or anyio's marker*"])
+
+
+def test_a_test_that_cannot_have_a_server_spoils_no_other(pytester: pytest.Pytester) -> None:
+    wrong = "def test_first(comfy_server): pass\ndef test_again(comfy_faults): pass\n"
+    result = run(pytester, wrong + source("@pytest.mark.asyncio"))
+    result.assert_outcomes(errors=2, passed=4)
+
+
+def test_a_marker_takes_its_arguments_by_name(pytester: pytest.Pytester) -> None:
+    text = "import pytest\n@pytest.mark.comfy_server('0.3.40')\nasync def test_it(comfy_server): pass"
+    result = run(pytester, text, ini="asyncio_mode = auto\n")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*comfy_server(name=...), not '0.3.40' alone*"])

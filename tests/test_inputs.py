@@ -317,7 +317,9 @@ def test_a_mask_of_booleans_is_black_and_white() -> None:
     assert the_image(numpy.array([[True, False]])).tobytes() == b"\xff\0"
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I;16"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I;16"]
+)
 def test_a_picture_of_any_common_mode_becomes_a_png(mode: str) -> None:
     image = Image.new(mode, (3, 2))
     assert decoded(write_png(the_image(image))).size == (3, 2)

@@ -30,6 +30,7 @@ from .errors import (
     ServerError,
     ServerUnreachable,
 )
+from .explaining import with_choices
 from .inputs import fill, refused
 from .job import Job
 from .live import LiveJobs
@@ -92,6 +93,8 @@ class Submission:
         try:
             reply, statuses = await self._post_with_files(job)
             await self._accept(job, reply, statuses)
+        except PromptRejected as exc:
+            self._live.fail(job, await with_choices(self._api, exc))
         except AcomfyError as exc:
             self._live.fail(job, exc)
         except Exception as exc:  # of the caller's session or headers, or a bug of ours: nobody may wait for ever
@@ -190,9 +193,10 @@ class Submission:
             rejection = PromptRejected({}, reply.node_errors, titles=job.prompt.titles(), partial=True)
             job.warnings = tuple(rejection.problems)
             if job.options.strict:
-                job.rejection = rejection
+                job.rejection = rejection  # should it end while the choices are asked for
+                job.rejection = await with_choices(self._api, rejection)
                 await self._cancel(job)
-                raise rejection
+                raise job.rejection
             job.prompt.stream_nodes -= rejection.dropped_outputs
         self._live.answered(job)
 

@@ -32,7 +32,7 @@ SHELL = (
     ("answers", "download", "reading", "sessions"),
     ("metadata", "transport"),
     ("api",),
-    ("logs", "result", "server_files"),
+    ("explaining", "logs", "result", "server_files"),
     ("job", "uploads"),
     ("live", "mapping"),
     ("cancel", "places", "server_methods", "watch"),

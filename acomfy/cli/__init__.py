@@ -3,7 +3,7 @@
 A module for each command, put together in ``app``. ``arguments`` reads what was typed, ``classes`` gets the server's
 node classes, ``ends`` knows the exit codes; ``running`` sends the prompts of a run and saves what they give,
 ``reports`` tells about it (lines, JSON), ``bars`` draws bars in a terminal, ``trees`` draws a workflow. ``observer``
-keeps the overview that ``watch`` shows, ``views`` and ``blocks`` draw it; ``examination`` measures what ``doctor`` tells.
+keeps the overview that ``watch`` shows, ``views`` and ``blocks`` draw it; ``examination`` measures for ``doctor``.
 """
 
 from __future__ import annotations

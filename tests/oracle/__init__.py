@@ -31,19 +31,6 @@ def newer_cases() -> dict[str, dict[str, Any]]:
     return found
 
 
-def newer_object_info() -> dict[str, Any]:
-    """Give the classes of the server that the newer cases were made with."""
-    path = _HERE.parent / "object_info" / "0.33.0.json.gz"
-    found: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
-    return found
-
-
-def object_info() -> dict[str, Any]:
-    """Give the classes of the server that the cases were made with."""
-    found: dict[str, Any] = _load("object_info")
-    return found
-
-
 def differences(graph: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     """Say where a graph in API format differs from the editor's in what the server sees.
 

@@ -204,6 +204,11 @@ class Access:
     # --- Tokens ----------------------------------------------------------------------------------------------------
 
     @property
+    def authorizes(self) -> bool:
+        """Whether requests carry an ``Authorization``, now or once there is a token."""
+        return self._provider is not None or any(name.lower() == "authorization" for name in self.headers)
+
+    @property
     def wants_token(self) -> bool:
         """Whether `ready` must be awaited before a request."""
         return self._provider is not None and self._token is None
@@ -213,31 +218,37 @@ class Access:
         """Which token requests carry now; None when there is none that could be renewed."""
         return None if self._provider is None else self._generation
 
-    async def ready(self) -> None:
+    async def ready(self, timeout: float | None) -> None:
         """Get the first token.
+
+        Args:
+            timeout: Seconds that it may take; None for no limit.
 
         Raises:
             ServerUnreachable: What gives tokens failed.
         """
-        await self.renew(self._generation)
+        await self.renew(self._generation, timeout)
 
-    async def renew(self, generation: int) -> None:
+    async def renew(self, generation: int, timeout: float | None) -> None:
         """Get another token than the one that a server refused; those who ask at once share the new one.
 
         Cancelling it is safe: the next one who asks goes on.
+
+        Args:
+            timeout: As for `ready`.
 
         Raises:
             ServerUnreachable: What gives tokens failed.
         """
         async with self._refreshing:
             if self._generation == generation:
-                self._failure = await self._fetch_token()
+                self._failure = await self._fetch_token(timeout)
                 self._generation += 1
         if self._failure is not None:
             reason = f"no access token could be had ({type(self._failure).__name__})"
             raise ServerUnreachable(str(self.base), reason, hint="see what gives the tokens") from self._failure
 
-    async def _fetch_token(self) -> Exception | None:
+    async def _fetch_token(self, timeout: float | None) -> Exception | None:
         """Ask for a token; give what went wrong."""
         if self._provider is None:
             raise AssertionError("only what has a provider has generations")
@@ -248,12 +259,18 @@ class Access:
         try:
             token = self._provider()
             if inspect.isawaitable(token):
-                token = await token
+                async with asyncio.timeout(timeout):
+                    token = await token
             if not isinstance(token, str):
                 raise TypeError(f"a token is a text, not {type(token).__name__}")
             self._set_token(token)
         except Exception as exc:  # of the caller's own making
             return exc
+        except asyncio.CancelledError:  # of a task that it waited for, unless it is ours
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return InterruptedError("what it waited for was cancelled")
         return None
 
     def _set_token(self, token: str) -> None:

@@ -24,6 +24,8 @@ class Sessions:
     def __init__(self, access: Access, given: aiohttp.ClientSession | None) -> None:
         if given is not None and access.unix_socket is not None:
             raise ValueError("unix_socket needs a connector: give the session an aiohttp.UnixConnector instead")
+        if given is not None:
+            _check(given, access)
         self._access = access
         self._given = given
         self._http: aiohttp.ClientSession | None = None
@@ -72,6 +74,15 @@ class Sessions:
         for session in (self._http, self._socket, self._bare):
             if session is not None:
                 await session.close()
+
+
+def _check(session: aiohttp.ClientSession, access: Access) -> None:
+    if access.authorizes and getattr(session, "auth", None) is not None:
+        raise ValueError("credentials are in the session's auth and in what the client was given; give them once")
+    connector = session.connector
+    limits = (0, 0) if connector is None else (connector.limit, getattr(connector, "limit_per_host", 0))
+    if 1 in limits:
+        raise ValueError("the session's connector allows one connection, and the WebSocket takes that; allow more")
 
 
 async def _refuse_redirects(

@@ -50,8 +50,8 @@ class Transport:
         bare_session: Gives a session without cookies and headers, for files that the server has elsewhere.
         connect_timeout: Seconds for opening a connection.
         read_timeout: Seconds of silence while an answer is awaited or read.
-        request_timeout: Seconds for the whole of a question that is answered in JSON, and for the head of a file's
-            answer; None for no limit.
+        request_timeout: Seconds for the whole of a question that is answered in JSON, for the head of a file's answer,
+            and for a token; None for no limit.
         retry: When a read is tried again; None for never.
         max_answer_size: Bytes of the largest answer that is kept in memory, decompressed.
 
@@ -324,13 +324,13 @@ class Transport:
         if access.params:
             params = {**access.params, **(params or {})}
         if access.wants_token:
-            await access.ready()
+            await access.ready(self._bounded.total)
         generation = access.generation
         timeout = timeout or self._patient
         response = await self._sent(self._session(), method, url, params, data, access.with_own(headers), timeout)
         if response.status == 401 and generation is not None and 401 not in allowed:
             response.close()
-            await access.renew(generation)
+            await access.renew(generation, self._bounded.total)
             response = await self._sent(self._session(), method, url, params, data, access.with_own(headers), timeout)
         if response.status >= 300 and response.status not in allowed:
             async with response:
@@ -379,14 +379,14 @@ class Transport:
         """
         options = {"heartbeat": heartbeat, "max_msg_size": max_message_size, "decode_text": False}
         if self._access.wants_token:
-            await self._access.ready()
+            await self._access.ready(self._bounded.total)
         generation = self._access.generation
         try:
             return await self._upgraded(session, client_id, options)
         except AuthenticationError as exc:
             if exc.status != 401 or generation is None:
                 raise
-        await self._access.renew(generation)
+        await self._access.renew(generation, self._bounded.total)
         return await self._upgraded(session, client_id, options)
 
     async def _upgraded(

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import pickle
 import ssl
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -236,6 +237,24 @@ async def test_a_failing_token_provider_is_named_and_asked_again(server: Simulat
         assert await transport.get_object("/prompt")
 
 
+async def test_a_token_provider_that_hangs_or_is_cancelled_is_a_failing_one(server: SimulatedServer) -> None:
+    async def hangs() -> str:
+        await asyncio.Event().wait()
+        return "late"
+
+    async def waits_for_cancelled_work() -> str:
+        work: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        work.cancel()
+        return await work
+
+    for provider, name in ((hangs, "TimeoutError"), (waits_for_cancelled_work, "InterruptedError")):
+        options: dict[str, Any] = {"token": provider, "request_timeout": 30 * MS, "retry": None}
+        async with quick_client(server, connect_timeout=10 * MS, **options) as client, asyncio.timeout(5000 * MS):
+            for call in (client.run(saved()), client.queue()):
+                with pytest.raises(acomfy.ServerUnreachable, match=rf"no access token could be had \({name}\)"):
+                    await call
+
+
 async def test_a_cancelled_renewal_leaves_the_next_request_able_to_renew(server: SimulatedServer) -> None:
     tokens = Tokens()
     tokens.waits = True
@@ -334,6 +353,22 @@ async def test_a_callers_session_carries_all_of_it(server: SimulatedServer) -> N
         async with session.get(f"{server.url}/prompt") as response:
             assert response.status == 200
         assert len(proxy.heads) >= 2
+
+
+async def test_a_session_that_cannot_work_is_refused_at_once() -> None:
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # aiohttp 3.14 on
+        session = aiohttp.ClientSession(auth=aiohttp.BasicAuth("user", "secret"))
+    async with session:
+        several: list[dict[str, Any]] = [{"token": "t"}, {"token": lambda: "t"}, {"headers": {"authorization": "x"}}]
+        for options in several:
+            with pytest.raises(ValueError, match="credentials are in the session's auth") as caught:
+                acomfy.Client(session=session, **options)
+            assert "secret" not in str(caught.value)
+        acomfy.Client(session=session)
+    for connector in (aiohttp.TCPConnector(limit=1), aiohttp.TCPConnector(limit_per_host=1)):
+        async with aiohttp.ClientSession(connector=connector) as session:
+            with pytest.raises(ValueError, match="the WebSocket takes that"):
+                acomfy.Client(session=session)
 
 
 # --- To the server alone ---------------------------------------------------------------------------------------------

@@ -271,3 +271,64 @@ async def test_a_sleeper_that_is_cancelled_takes_no_time(clock: VirtualClock) ->
     clock.release()
     await clock.sleep(5)
     assert clock.now() == 5
+
+
+# --- Mistakes in tests ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mistake", "error", "told"),
+    [
+        (lambda script: script.where(sed=5), ValueError, "KSampler has no input 'sed'; did you mean 'seed'"),
+        (lambda script: script.where(zzz=5), ValueError, "it has model, seed, steps"),
+        (lambda script: script.takes(-1), ValueError, "-1 seconds"),
+        (lambda script: script.takes("a while"), TypeError, "not supported between"),
+        (lambda script: script.times(-1), ValueError, "not negative"),
+        (lambda script: script.fails_with(5), TypeError, "an exception or a text, not 5"),
+        (lambda script: script.fails_with(int), TypeError, "an exception or a text"),
+    ],
+)
+async def test_a_script_that_cannot_be_meant_is_refused_at_once(
+    server: SimulatedServer, mistake: Any, error: type[Exception], told: str
+) -> None:
+    with pytest.raises(error, match=told):
+        mistake(server.on("KSampler"))
+
+
+async def test_time_does_not_run_backwards(clock: VirtualClock) -> None:
+    with pytest.raises(ValueError, match="backwards"):
+        await clock.advance(-1)
+
+
+@pytest.mark.parametrize(
+    ("declared", "function", "told"),
+    [
+        ({"required": {"text": "STRING"}}, lambda context, text: None, r"'text' of Odd is declared as \('STRING',\)"),
+        ({"outputs": "IMAGE"}, lambda context: None, r"outputs of Odd are \('IMAGE',\)"),
+        ({"required": {"text": ("STRING",)}}, lambda text: None, r"called with \(context, text\), by name"),
+        ({"optional": {"text": ("STRING",)}}, lambda context: None, r"called with \(context, text\), by name"),
+        ({"optional": {"text": ("STRING",)}}, lambda context, text: None, r"called with \(context\), by name"),
+    ],
+)
+async def test_a_node_class_that_could_never_run_is_refused_at_once(
+    server: SimulatedServer, declared: dict[str, Any], function: Any, told: str
+) -> None:
+    with pytest.raises(TypeError, match=told):
+        server.node("Odd", **declared)(function)
+
+
+async def test_a_function_may_answer_as_comfyuis_own_nodes_do(server: SimulatedServer, client: acomfy.Client) -> None:
+    @server.node("Measure", required={"text": ("STRING",)}, outputs=("STRING",), output_node=True)
+    def measure(context: Any, text: str) -> Any:
+        return {"ui": {"text": [f"{len(text)} letters"]}, "result": (text.upper(),)}
+
+    @server.node("Repeat", required={"text": ("STRING",)}, output_node=True)
+    def repeat(context: Any, text: str) -> Any:
+        return {"ui": {"text": [text]}}
+
+    nodes = {
+        "1": {"class_type": "Measure", "inputs": {"text": "fox"}},
+        "2": {"class_type": "Repeat", "inputs": {"text": ["1", 0]}},
+    }
+    result = await client.run(nodes)
+    assert [text.text for text in result.texts] == ["3 letters", "FOX"]

@@ -103,7 +103,12 @@ class VirtualClock(Clock):
 
         Returns when what they do is done or sleeps again. What a node of your own waits for in real time is waited
         for no longer than a second.
+
+        Raises:
+            ValueError: Time does not run backwards.
         """
+        if seconds < 0:
+            raise ValueError(f"time does not run backwards: {seconds}")
         target = self._now + seconds
         await self._settle()
         while self._sleepers and self._sleepers[0][0] <= target:

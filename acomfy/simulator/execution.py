@@ -26,7 +26,7 @@ from .. import events
 from ..frames import encode
 from .cache import Cache, Shown, Signatures
 from .graph import DependencyCycle, ExecutionOrder, GrowingGraph, localise
-from .nodes import ExecutionBlocker, Interrupted, Node, NodeContext, NodeResult, OutOfMemoryError, is_link
+from .nodes import ExecutionBlocker, Interrupted, Node, NodeContext, NodeResult, OutOfMemoryError, as_result, is_link
 from .queue import Item
 from .services import Services
 from .validation import exception_type
@@ -160,7 +160,7 @@ class Run:
             if node_id in self._expansions:
                 result: NodeResult | None = NodeResult(tuple(map(self._resolve, self._expansions.pop(node_id))))
             elif node_id in self._tasks:
-                result = _as_result(self._tasks.pop(node_id).result())
+                result = as_result(self._tasks.pop(node_id).result())
             else:
                 result = await self._call(node_id, inputs)
             if result is None or self._expand(node_id, result):
@@ -186,9 +186,9 @@ class Run:
             return NodeResult((self._blocked(node_id, blocked[0]),) * len(node_class.outputs))
         answer = self.services.scripts.call(node_class, Context(self, node_id), inputs)
         if not inspect.isawaitable(answer):
-            return _as_result(answer)
+            return as_result(answer)
         if not node_class.concurrent:
-            return _as_result(await answer)
+            return as_result(await answer)
         return await self._start(node_id, answer)
 
     async def _start(self, node_id: str, answer: Any) -> NodeResult | None:
@@ -197,7 +197,7 @@ class Run:
         self._tasks[node_id] = task
         await asyncio.sleep(0)
         if task.done():
-            return _as_result(self._tasks.pop(node_id).result())
+            return as_result(self._tasks.pop(node_id).result())
         unblock = self._order.block(node_id)
 
         def ended(task: asyncio.Task[Any]) -> None:
@@ -493,14 +493,6 @@ def encode_preview(image: Image.Image, size: int) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=95)
     return buffer.getvalue()
-
-
-def _as_result(answer: Any) -> NodeResult:
-    if isinstance(answer, NodeResult):
-        return answer
-    if answer is None:
-        return NodeResult()
-    return NodeResult(answer if isinstance(answer, tuple) else (answer,))
 
 
 def _described(value: Any) -> Any:

@@ -3,11 +3,12 @@
 A `Node` is the declaration that ``/object_info`` shows, with the function that runs it. The function is called as
 ``function(context, **inputs)`` with the inputs that its declaration names; it may be ``async`` and gives its one
 output value, a tuple of them, None for no output, or a `NodeResult` when it also shows something (``ui``) or expands
-into other nodes.
+into other nodes; for that, a dictionary as ComfyUI's own nodes give it will do, too.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -53,6 +54,21 @@ class NodeResult:
     outputs: tuple[Any, ...] = ()
     ui: Mapping[str, Any] | None = None
     expand: Graph | None = None
+
+
+def as_result(answer: Any) -> NodeResult:
+    """Read what a node's function gave; ``{"ui": ..., "result": ..., "expand": ...}`` as execution.py reads it."""
+    match answer:
+        case NodeResult():
+            return answer
+        case None:
+            return NodeResult()
+        case dict() if answer and answer.keys() <= {"ui", "result", "expand"}:
+            return NodeResult(tuple(answer.get("result") or ()), answer.get("ui"), answer.get("expand"))
+        case tuple():
+            return NodeResult(answer)
+        case _:
+            return NodeResult((answer,))
 
 
 class NodeContext(Protocol):
@@ -163,6 +179,26 @@ class Node:
             "category": self.category,
             "output_node": self.output_node,
         }
+
+
+def check_declaration(node: Node) -> None:
+    """Find out what would only show when a prompt runs: specs that are none, a function that cannot be called so.
+
+    Raises:
+        TypeError: Something is not as `Node` wants it.
+    """
+    required = node.required() if callable(node.required) else node.required
+    for name, spec in {**required, **node.optional}.items():
+        if not isinstance(spec, tuple | list) or not spec:
+            raise TypeError(f"input {name!r} of {node.class_type} is declared as ({spec!r},), not as {spec!r}")
+    if isinstance(node.outputs, str):
+        raise TypeError(f"the outputs of {node.class_type} are ({node.outputs!r},), not {node.outputs!r}")
+    for names in ([*required], [*required, *node.optional]):
+        try:
+            inspect.signature(node.function).bind(None, **dict.fromkeys(names))
+        except TypeError as error:
+            call = ", ".join(["context", *names])
+            raise TypeError(f"the function of {node.class_type} is called with ({call}), by name: {error}") from None
 
 
 def _category(name: str, group: Inputs) -> dict[str, tuple[str, Any, dict[str, Any]]]:

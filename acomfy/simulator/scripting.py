@@ -8,6 +8,7 @@ the cache does not know its nodes: a script is asked each time.
 from __future__ import annotations
 
 import asyncio
+import difflib
 import inspect
 import io
 import os
@@ -20,7 +21,7 @@ from PIL import Image
 
 from .clock import Clock
 from .model_nodes import Latent
-from .nodes import Batch, ExecutionBlocker, Node, NodeContext, NodeResult
+from .nodes import Batch, ExecutionBlocker, Node, NodeContext, NodeResult, as_result
 
 _TICKS = 20  # progress messages of a node that takes its time and has no steps
 _LOOK = 0.01  # real seconds between looks for an interrupt
@@ -33,9 +34,10 @@ class Script:
         calls: The inputs of every call that it answered, links resolved.
     """
 
-    def __init__(self, class_type: str, clock: Clock, changed: Callable[[], None]) -> None:
-        self.class_type = class_type
+    def __init__(self, node: Node, clock: Clock, changed: Callable[[], None]) -> None:
+        self.class_type = node.class_type
         self.calls: list[dict[str, Any]] = []
+        self._node = node
         self._clock = clock
         self._changed = changed
         self._times: int | None = None
@@ -53,12 +55,22 @@ class Script:
     # --- When it answers -------------------------------------------------------------------------------------------
 
     def where(self, **inputs: Any) -> Self:
-        """Answer only where these inputs have these values (``where(seed=3)``)."""
+        """Answer only where these inputs have these values (``where(seed=3)``).
+
+        Raises:
+            ValueError: The class has no such input.
+        """
+        for name in inputs.keys() - self._node.specs.keys():
+            close = difflib.get_close_matches(name, self._node.specs, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(self._node.specs) or 'none'}"
+            raise ValueError(f"{self.class_type} has no input {name!r}; {hint}")
         self._wanted.update(inputs)
         return self
 
     def times(self, count: int) -> Self:
         """Answer so many calls at most."""
+        if count < 0:
+            raise ValueError(f"a number of calls is not negative: {count}")
         self._times = count
         return self
 
@@ -70,6 +82,8 @@ class Script:
 
     def takes(self, seconds: float) -> Self:
         """Take so many seconds of the server's clock, with progress and previews as the class has them."""
+        if seconds < 0:
+            raise ValueError(f"nothing takes {seconds} seconds")
         self._seconds = seconds
         return self
 
@@ -82,7 +96,12 @@ class Script:
         """Raise an exception; a text is raised as RuntimeError.
 
         `OutOfMemoryError` is reported as torch's, `Interrupted` as if somebody had interrupted the prompt.
+
+        Raises:
+            TypeError: It is neither.
         """
+        if not isinstance(error, str | BaseException) and not _is_exception_class(error):
+            raise TypeError(f"a node fails with an exception or a text, not {error!r}")
         self._error = RuntimeError(error) if isinstance(error, str) else error
         return self
 
@@ -199,10 +218,8 @@ class Script:
     def _shown(self, answer: Any) -> Any:
         if not self._ui:
             return answer
-        if isinstance(answer, NodeResult):
-            return NodeResult(answer.outputs, {**(answer.ui or {}), **self._ui}, answer.expand)
-        outputs = () if answer is None else answer if isinstance(answer, tuple) else (answer,)
-        return NodeResult(outputs, self._ui)
+        result = as_result(answer)
+        return NodeResult(result.outputs, {**(result.ui or {}), **self._ui}, result.expand)
 
 
 class Scripts:
@@ -213,10 +230,10 @@ class Scripts:
         self._changed = changed
         self._by_class: dict[str, list[Script]] = {}
 
-    def new(self, class_type: str) -> Script:
+    def new(self, node: Node) -> Script:
         """Make a script for a class; it goes before those made earlier."""
-        script = Script(class_type, self._clock, self._changed)
-        self._by_class.setdefault(class_type, []).insert(0, script)
+        script = Script(node, self._clock, self._changed)
+        self._by_class.setdefault(node.class_type, []).insert(0, script)
         return script
 
     def clear(self) -> None:
@@ -238,6 +255,10 @@ class Scripts:
 async def _called(node: Node, context: NodeContext, inputs: Mapping[str, Any]) -> Any:
     answer = node.function(context, **inputs)
     return await answer if inspect.isawaitable(answer) else answer
+
+
+def _is_exception_class(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseException)
 
 
 def _as_type(value: Any, kind: str) -> Any:

@@ -24,7 +24,7 @@ from .image_nodes import image_nodes
 from .ledger import Ledger
 from .media_nodes import media_nodes
 from .model_nodes import CHECKPOINTS, LORAS, model_nodes
-from .nodes import Inputs, Node
+from .nodes import Inputs, Node, check_declaration
 from .queue import Item, PromptQueue
 from .routes import Routes
 from .scripting import Script, Scripts
@@ -314,20 +314,23 @@ class SimulatedServer:
             @server.node("Shout", required={"text": ("STRING",)}, output_node=True)
             def shout(context, text):
                 return NodeResult(ui={"text": [text.upper()]})
+
+        Raises:
+            TypeError: An input is not declared as `Node` wants it, or the function cannot be called with it.
         """
 
         def decorate(function: Function) -> Function:
-            self.add_node(
-                Node(
-                    class_type,
-                    function,
-                    required=required or {},
-                    optional=optional or {},
-                    outputs=outputs,
-                    output_node=output_node,
-                    concurrent=concurrent,
-                )
+            node = Node(
+                class_type,
+                function,
+                required=required or {},
+                optional=optional or {},
+                outputs=outputs,
+                output_node=output_node,
+                concurrent=concurrent,
             )
+            check_declaration(node)
+            self.add_node(node)
             return function
 
         return decorate
@@ -348,7 +351,7 @@ class SimulatedServer:
             close = difflib.get_close_matches(class_type, self.classes, 1)
             hint = f"did you mean {close[0]!r}?" if close else "server.node(...) makes a class of your own"
             raise ValueError(f"the simulator has no node class {class_type!r}; {hint}")
-        return self.scripts.new(class_type)
+        return self.scripts.new(self.classes[class_type])
 
     # --- Watching --------------------------------------------------------------------------------------------------
 

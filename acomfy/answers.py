@@ -102,13 +102,26 @@ class Answers:
 
     # --- Refusals --------------------------------------------------------------------------------------------------
 
-    async def refusal(self, response: aiohttp.ClientResponse, method: str, size: int | None) -> ServerError:
-        """Make the error of an answer that says no."""
-        body, headers = bytearray(), response.headers
-        with suppress(aiohttp.ClientError, TimeoutError):  # the status is known, however the body ends
+    async def _beginning(self, response: aiohttp.ClientResponse) -> bytearray:
+        """Read so much of a body as is worth quoting; the status is known, however it ends."""
+        body = bytearray()
+        with suppress(aiohttp.ClientError, TimeoutError):
             async with asyncio.timeout(self._timeout.sock_read):
                 while len(body) < _REFUSAL_BYTES and (part := await response.content.read(_REFUSAL_BYTES)):
                     body += part
+        return body
+
+    async def no_file(self, response: aiohttp.ClientResponse) -> ProtocolError:
+        """Make the error of a page, or nothing, in the place of a file."""
+        body = await self._beginning(response)
+        return ProtocolError(
+            f"{response.method} {shown(response.url)} was answered with {response.status} and no file but "
+            f"{response.content_type} that begins with {excerpt(self._quotable(body))!r}: a proxy's page, or a login?"
+        )
+
+    async def refusal(self, response: aiohttp.ClientResponse, method: str, size: int | None) -> ServerError:
+        """Make the error of an answer that says no."""
+        body, headers = await self._beginning(response), response.headers
         location = headers.get("Location")
         now = read_date(headers.get("Date"))
         return refusal(

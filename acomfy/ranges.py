@@ -113,7 +113,9 @@ class Received:
 
     def _total_of_part(self, headers: Mapping[str, str], encoded: bool) -> int | None:
         start, end, total = content_range(headers)
-        if self._asked_at == 0 or start != self._asked_at:
+        if self._asked_at == 0:
+            raise ProtocolError("a part of a file came, and the whole was asked for")
+        if start != self._asked_at:
             raise ProtocolError(f"a part of a file begins at {start}, and not at {self._asked_at} as was asked for")
         length = _number(headers.get("Content-Length"))
         if not encoded and length not in (None, end + 1 - start):

@@ -37,6 +37,7 @@ T = TypeVar("T")
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 4
+_WITH_FILE = (200, 203, 206)
 
 
 class Transport:
@@ -177,6 +178,7 @@ class Transport:
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         allowed: tuple[int, ...] = (),
+        file: bool = False,
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """Open an answer whose body is read by the caller, a part at a time; left unread, it costs the connection.
 
@@ -185,6 +187,8 @@ class Transport:
 
         Args:
             allowed: Statuses of 300 and above that are answers all the same, for example 304.
+            file: It is a file of ``/view``, which no ComfyUI calls a page (server.py view_image, 0.3.40 to 0.33.0): a
+                page, or a success of another kind, is a `ProtocolError`, and not taken for the file.
         """
         signed = self.profile.signed_files
         accepted = (*allowed, *_REDIRECTS) if signed else allowed
@@ -198,6 +202,8 @@ class Transport:
             raise failure from None
         try:
             async with response:
+                if file and not signed and not _is_file(response):
+                    raise await self._answers.no_file(response)
                 yield response
         except aiohttp.ClientError as exc:  # no OSError: here it may be the caller's own, of the disk
             failure = self._answers.unreachable(response.url, exc)
@@ -408,6 +414,12 @@ class Transport:
 def segment(text: str) -> str:
     """Write a text as one path segment; ``.`` and ``..`` too, which would name directories as they are."""
     return text.replace(".", "%2E") if text in (".", "..") else quote(text, safe="")
+
+
+def _is_file(response: aiohttp.ClientResponse) -> bool:
+    if response.status not in _WITH_FILE:
+        return response.status >= 300  # it was allowed
+    return not response.headers.get("Content-Type", "").lower().startswith("text/html")
 
 
 def _usable(session: aiohttp.ClientSession, url: URL) -> aiohttp.ClientSession:

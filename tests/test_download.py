@@ -355,6 +355,27 @@ async def test_a_compressed_bomb_is_stopped_at_the_size_that_is_allowed(raw: Raw
 
 
 @WAYS
+@pytest.mark.parametrize(
+    ("head", "kind", "body"),
+    [
+        ("200 OK", "text/html; charset=utf-8", b"<html>Sign in, sid=s3cr3t-id</html>"),
+        ("200 OK", "Text/HTML", b""),
+        ("202 Accepted", "application/json", b"{}"),
+        ("204 No Content", "image/png", b""),
+    ],
+)
+async def test_a_page_in_the_place_of_a_file_is_no_file(
+    raw: RawServer, tmp_path: Path, read: Any, head: str, kind: str, body: bytes
+) -> None:
+    raw.answer = lambda _: answer(body, head, Content_Type=kind, Content_Length=len(body))
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(ProtocolError, match=rf"GET {raw.url}/view .* {head[:3]} and no file") as caught:
+            await read(output_at(raw, session, cookies={"sid": "s3cr3t-id"}), tmp_path)
+    assert "s3cr3t-id" not in str(caught.value)
+    assert len(raw.heads) == 1 and os.listdir(tmp_path) == []
+
+
+@WAYS
 async def test_a_redirect_is_not_followed_and_no_credential_goes_with_it(
     raw: RawServer, tmp_path: Path, read: Any
 ) -> None:

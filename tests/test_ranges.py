@@ -128,7 +128,7 @@ def test_a_part_that_is_not_the_one_that_was_asked_for_is_nonsense(headers: dict
 def test_a_part_that_nobody_asked_for_is_nonsense() -> None:
     file = Received()
     file.headers()
-    with pytest.raises(ProtocolError, match="begins at 0"):
+    with pytest.raises(ProtocolError, match="the whole was asked for"):
         file.begin(206, part(0))
 
 

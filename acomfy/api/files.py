@@ -140,9 +140,10 @@ class FileRoutes(Routes):
         Raises:
             HTTPError: 404 when the file is not there, 400 or 403 for a path that leads out of the folder, and for any
                 name with ``..`` in it.
+            ProtocolError: A page came in the place of the file, from a proxy or a login.
         """
         params = query(filename=filename, subfolder=subfolder, type=type, preview=preview, channel=channel, res=res)
-        return self._transport.stream("GET", "/view", params=params, headers=headers, allowed=allowed)
+        return self._transport.stream("GET", "/view", params=params, headers=headers, allowed=allowed, file=True)
 
     async def get_view_metadata(self, folder: str, filename: str) -> dict[str, Any]:
         """Give what a model file says of itself (``GET /view_metadata/{folder}``): safetensors' ``__metadata__``.

@@ -121,9 +121,32 @@ def destination(dest: str | os.PathLike[str], filename: str) -> Path:
     return path
 
 
+def distinct(filenames: Iterable[str]) -> list[str]:
+    """Make names that a server chose safe, and no two of them the same: the second ``a.png`` is ``a (1).png``.
+
+    Case does not count: some disks do not tell ``A.png`` from ``a.png``.
+    """
+    names = [safe_filename(filename) for filename in filenames]
+    taken = {name.casefold() for name in names}
+    numbers: dict[str, itertools.count[int]] = {}
+    for place, name in enumerate(names):
+        if (same := name.casefold()) not in numbers:  # the first of this name keeps it
+            numbers[same] = itertools.count(1)
+            continue
+        others = (_numbered(Path(name), number).name for number in numbers[same])
+        names[place] = next(other for other in others if other.casefold() not in taken)
+        taken.add(names[place].casefold())
+    return names
+
+
+def _numbered(path: Path, number: int) -> Path:
+    """Put a number behind a name, before its extension."""
+    return path.with_name(f"{path.stem} ({number}){path.suffix}")
+
+
 def _rename_to_free(temporary: Path, path: Path) -> Path:
     """Rename a file to ``path``, or to the first free name with a number behind it; give the one taken."""
-    numbered = (path.with_name(f"{path.stem} ({number}){path.suffix}") for number in itertools.count(1))
+    numbered = (_numbered(path, number) for number in itertools.count(1))
     for candidate in itertools.chain([path], numbered):
         try:
             _rename_to_new(temporary, candidate)

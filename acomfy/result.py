@@ -16,7 +16,7 @@ from . import download
 from .api import Api
 from .concurrency import together
 from .errors import HTTPError, MetadataError, OutputMissing
-from .files import PartialFile, destination
+from .files import PartialFile, destination, distinct
 from .frames import OCTETS, load_json
 from .outputs import (
     FileReference,
@@ -279,7 +279,10 @@ class Output:
         name = self.filename or f"{self.node_id}.txt"
         if wanted is not None:
             name = f"{name.rpartition('.')[0] or name}.{wanted.extension}"
-        part = PartialFile(destination(dest, name), overwrite=overwrite)
+        return await self._save_as(destination(dest, name), wanted, overwrite=overwrite)
+
+    async def _save_as(self, path: Path, wanted: Rendition | None = None, *, overwrite: bool) -> Path:
+        part = PartialFile(path, overwrite=overwrite)
         local = await self._local(wanted)
         try:
             if local is None:
@@ -500,8 +503,9 @@ class Result:
         """Write all files and streamed pictures of type ``output`` into a directory; give the paths, in order.
 
         Texts and temporary files are left out. A file that two nodes name (Preview3D shows what SaveGLB wrote) is
-        written once. If one cannot be saved, the others under way are stopped and the error
-        is raised; what was written stays. Cancelling it stops all.
+        written once; two files of one name get two names, with ``overwrite`` the same ones each time. If one cannot be
+        saved, the others under way are stopped and the error is raised; what was written stays. Cancelling it stops
+        all.
 
         Raises:
             As `Output.save`.
@@ -510,5 +514,9 @@ class Result:
         for output in self.outputs:
             if output.type == "output" and output.text is None:
                 chosen.setdefault((output.subfolder, output.filename), output)
+        if overwrite:  # of one result nothing replaces another: its names may differ in the subfolder alone
+            paths = [Path(dest, name) for name in distinct(output.filename for output in chosen.values())]
+            files = zip(chosen.values(), paths, strict=True)
+            return await together([output._save_as(path, overwrite=True) for output, path in files])
         directory = os.path.join(dest, "")
-        return await together([output.save(directory, overwrite=overwrite) for output in chosen.values()])
+        return await together([output.save(directory) for output in chosen.values()])

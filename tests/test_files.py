@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acomfy.files import PartialFile, destination
+from acomfy.files import PartialFile, destination, distinct
 
 from . import strategies as given_by
 
@@ -327,6 +327,18 @@ def test_a_directory_in_the_files_place_stays(tmp_path: Path) -> None:
 
 def no_links(*args: object) -> None:
     raise OSError(errno.EPERM, "no hard links here")
+
+
+def test_no_two_names_of_a_server_become_one() -> None:
+    names = distinct(["a.png", "A.PNG", "../a.png", "a:b", "a?b", "a (1).png", "", "."])
+    assert names == ["a.png", "A (2).PNG", "a (3).png", "a_b", "a_b (1)", "a (1).png", "_", "_ (1)"]
+
+
+@given(st.lists(st.sampled_from(["a", "A", "a.b", "a (1)", "ß", "SS", "a:", "a?"]) | given_by.texts, max_size=9))
+def test_any_names_become_distinct_ones_and_stay_so(filenames: list[str]) -> None:
+    names = distinct(filenames)
+    assert len({name.casefold() for name in names}) == len(filenames)
+    assert distinct(names) == names
 
 
 @pytest.mark.parametrize("links", [True, False])

@@ -536,8 +536,11 @@ async def test_a_result_saves_its_files_and_pictures_in_order(
     assert contents == [*(name.encode() for name in filenames), b"the other", b"streamed"]
     assert sorted(path.name for path in (paths[3], paths[100])) == ["3 (1).png", "3.png"]
     assert len(in_directory(tmp_path / "new.dir")) == 102
-    assert await result.save(str(tmp_path / "new.dir"), overwrite=True) != []
-    assert len(in_directory(tmp_path / "new.dir")) == 102
+    for directory in ("new.dir", "new.dir", "other"):
+        paths = await result.save(str(tmp_path / directory), overwrite=True)
+        assert [path.read_bytes() for path in paths] == contents
+        assert [path.name for path in (paths[3], paths[100])] == ["3.png", "3 (1).png"]
+        assert len(in_directory(tmp_path / directory)) == 102
 
 
 async def test_a_result_without_files_saves_nothing(source: Source, tmp_path: Path) -> None:

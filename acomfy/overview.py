@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 from . import events
 from .errors import JobFailed, ProtocolError
@@ -32,6 +32,10 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _BAR = re.compile(r"\d+%\|[^|]*\| *(\d{1,6})/(\d{1,6}) +\[")
 _PROMPT_OVER = "Prompt executed in"
 _MOST_OUTPUTS = 3
+
+Nodes: TypeAlias = Mapping[str, Mapping[str, Any]]
+Known: TypeAlias = tuple[str | None, str, float | None, str]
+"""How far a prompt is: the node that runs, its step, the part that is done, and what tells it; see `Running`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +135,14 @@ class Overview:
     waiting: tuple[Waiting, ...]
     ended: tuple[Ended, ...]
     memories: tuple[Memory, ...]
-    preview: memoryview | None = field(repr=False)
+    preview: memoryview | None = field(repr=False, compare=False)
     lines: tuple[str, ...] = field(repr=False)
     known: bool
+
+    def to_the_second(self) -> Overview:
+        """Give the same with whole seconds: two that are equal look the same."""
+        running = tuple(replace(prompt, seconds=int(prompt.seconds)) for prompt in self.running)
+        return replace(self, running=running, failing_for=int(self.failing_for))
 
 
 class ServerView:
@@ -281,31 +290,39 @@ class ServerView:
             at_least,
         )
 
-    def _how_far(self, item: QueueItem) -> tuple[str | None, str, float | None, str]:
-        """Give the node, its step, the part that is done, and what tells it."""
-        state, step = self._states.get(item.prompt_id), self._steps.get(item.prompt_id)
+    def _how_far(self, item: QueueItem) -> Known:
         nodes = _nodes(item.prompt)
-        if state is not None and not _readable(state):
-            state = None
-        if state is None and step is None:
-            return self._by_log(nodes)
-        part = weigh(weights(nodes, None), cached=(), ran=self._ran.get(item.prompt_id, ()), step=step, state=state)
-        shown = () if state is None else reversed(list(state.nodes.values()))
-        running = next((node for node in shown if node.state == "running"), None)
-        if running is not None:
-            return _name(nodes, running.display_node_id), _step(running.value, running.max), part, "messages"
-        if state is not None or step is None:
-            return None, "", part, "messages"
-        return _name(nodes, step.node or ""), _step(step.value, step.max), part, "messages"
+        state, step = self._states.get(item.prompt_id), self._steps.get(item.prompt_id)
+        if state is not None and _readable(state):
+            return _by_state(nodes, state)
+        return _by_step(nodes, step, self._ran.get(item.prompt_id, {})) if step is not None else self._by_log(nodes)
 
-    def _by_log(self, nodes: Mapping[str, Mapping[str, Any]]) -> tuple[str | None, str, float | None, str]:
+    def _by_log(self, nodes: Nodes) -> Known:
         """Read off the newest bar in the log how far a sampler is; which one, if only one takes so many steps."""
         if self._bar is None:
             return None, "", None, ""
         value, most = self._bar
-        fitting = [node_id for node_id, node in nodes.items() if member(node.get("inputs"), "steps") == most]
-        name = _name(nodes, fitting[0]) if len(fitting) == 1 else None
-        return name, f"{value}/{most}", min(value / most, 1.0), "log"
+        sampler = _sampler(nodes, most)
+        name = None if sampler is None else _name(nodes, sampler)
+        return name, f"{value}/{most}", _share(value, most), "log"
+
+
+def _by_state(nodes: Nodes, state: events.ProgressState) -> Known:
+    part = weigh(weights(nodes, None), cached=(), ran=(), step=None, state=state)
+    shown = reversed(list(state.nodes.values()))
+    running = next((node for node in shown if node.state == "running"), None)
+    if running is None:
+        return None, "", part, "messages"
+    return _name(nodes, running.display_node_id), _step(running.value, running.max), part, "messages"
+
+
+def _by_step(nodes: Nodes, step: events.Progress, ran: Collection[str]) -> Known:
+    node_id = step.node or _sampler(nodes, step.max)
+    if node_id is None:  # servers before 0.3.45 do not tell it of a prompt without client_id
+        return None, _step(step.value, step.max), _share(step.value, step.max), "messages"
+    order = [*(other for other in ran if other != node_id), node_id]
+    part = weigh(weights(nodes, None), cached=(), ran=order, step=step, state=None)
+    return _name(nodes, node_id), _step(step.value, step.max), part, "messages"
 
 
 def memories(stats: SystemStats) -> Iterator[Memory]:
@@ -393,10 +410,21 @@ def _class(node: Mapping[str, Any]) -> str:
     return text_of(node.get("class_type")) or "?"
 
 
-def _name(nodes: Mapping[str, Mapping[str, Any]], node_id: str) -> str:
+def _name(nodes: Nodes, node_id: str) -> str:
     """Name a node by its title, else its class, else its id."""
     node = nodes.get(node_id) or nodes.get(node_id.partition(".")[0]) or {}
     return text_of(member(node.get("_meta"), "title")) or text_of(node.get("class_type")) or node_id
+
+
+def _sampler(nodes: Nodes, steps: float) -> str | None:
+    """Find the one node that takes so many steps; None when there is none, or several."""
+    fitting = [node_id for node_id, node in nodes.items() if member(node.get("inputs"), "steps") == steps]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _share(value: float, most: float) -> float:
+    part = value / most if most > 0 else 0.0
+    return min(part, 1.0) if part > 0 else 0.0  # NaN is neither
 
 
 def _step(value: float, most: float) -> str:

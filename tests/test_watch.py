@@ -107,6 +107,25 @@ def test_what_is_told_of_a_prompt_without_client_is_used() -> None:
     assert view.overview(1.0).preview is None and view.overview(1.0).running[0].progress is None
 
 
+def test_a_step_that_names_no_node_is_that_of_the_sampler_that_takes_so_many() -> None:
+    view = ServerView()
+    view.take_queue(queue("a", client_id=None), 0.0)
+    view.take_event(events.Progress(5, 20, "a"))
+    (running,) = view.overview(0.0).running
+    assert (running.node, running.step, running.told_by) == ("KSampler", "5/20", "messages")
+    assert running.progress is not None and 0.1 < running.progress < 0.3
+    view.take_event(events.Progress(5, 50, "a"))
+    (running,) = view.overview(0.0).running
+    assert (running.node, running.step, running.progress) == (None, "5/50", 0.1)
+
+
+def test_two_overviews_that_look_the_same_are_equal() -> None:
+    view = ServerView()
+    view.take_queue(queue("a"), 0.0)
+    assert view.overview(5.1).to_the_second() == view.overview(5.9).to_the_second()
+    assert view.overview(5.9).to_the_second() != view.overview(6.0).to_the_second()
+
+
 def test_how_long_a_prompt_runs_is_known_from_its_start_alone() -> None:
     view = ServerView()
     view.take_queue(queue("a", pending="b"), 10.0)
@@ -357,7 +376,7 @@ async def test_a_server_that_was_down_is_followed_again(
 ) -> None:
     await eventually(lambda: observer.overview().known)
     async with server.faults.down():
-        await eventually(lambda: "no answer from" in observer.overview().failure)
+        await eventually(lambda: "Cannot connect" in observer.overview().failure)
     await eventually(lambda: not observer.overview().failure and observer.hears == "open")
     job = await client.submit(saved())
     await job

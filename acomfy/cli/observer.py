@@ -13,7 +13,7 @@ from ..access import Access
 from ..api import Api
 from ..connection import AnySocket, Connection, backoff
 from ..deafness import Deafness, Heard
-from ..errors import AcomfyError, HTTPError, ProtocolError, ServerError
+from ..errors import AcomfyError, HTTPError, ProtocolError, ServerError, ServerUnreachable
 from ..events import Logs
 from ..frames import decode_binary, decode_text
 from ..listings import read_history
@@ -32,7 +32,7 @@ _QUEUE_EVERY_SOCKETLESS = 3.0
 _QUEUE_SHARE = 20.0
 _RECENT = 8
 _CONNECT_TIMEOUT = 5.0
-_READ_TIMEOUT = 15.0
+_READ_TIMEOUT = 8.0
 _LONGEST_DELAY = 3.0
 _LARGEST_PICTURE = 1 << 26
 
@@ -236,8 +236,11 @@ class Observer:
 
 
 def reason_of(exc: ServerError) -> str:
-    """Say why a server does not answer."""
-    return str(exc)
+    """Say why a server does not answer, in short: what is shown beside it says the rest."""
+    text = str(exc)
+    if isinstance(exc, ServerUnreachable):
+        text = text.removeprefix(f"no answer from {exc.url}: ").rpartition("; ")[0]
+    return text
 
 
 def _delays() -> Iterator[float]:

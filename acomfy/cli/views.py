@@ -76,10 +76,10 @@ def draw(overview: Overview, frame: Frame, picture: Text | None = None) -> Rende
 
 def _head(overview: Overview, frame: Frame) -> list[RenderableType]:
     name = f"ComfyUI {overview.version or ''}".rstrip()
-    first = _line(frame, (printable(name), "bold"), " at ", printable(frame.url))
+    first = _line(frame, (_plain(name), "bold"), " at ", _plain(frame.url))
     if overview.failure:
         since = clock(overview.failing_for)
-        return [first, _line(frame, (f"no answer for {since}: {printable(overview.failure)}", "bold red")), Text("")]
+        return [first, _line(frame, (f"no answer for {since}: {_plain(overview.failure)}", "bold red")), Text("")]
     if not overview.known:
         return [first, _line(frame, ("asking ...", "dim")), Text("")]
     words, style = _SOCKETS[frame.hears]
@@ -95,7 +95,7 @@ def _memory(memory: Memory, name: int, frame: Frame) -> RenderableType:
     table.add_column(width=bar)
     table.add_column(no_wrap=True, overflow="ellipsis")
     style = "red" if memory.part > 0.95 else "yellow" if memory.part > 0.85 else "green"
-    table.add_row(printable(memory.name), _bar(memory.part, style, bar), size)
+    table.add_row(_plain(memory.name), _bar(memory.part, style, bar), size)
     return table
 
 
@@ -124,11 +124,11 @@ def _running(prompt: Running, frame: Frame) -> list[RenderableType]:
     first = _line(
         frame,
         ("running ", "bold cyan"),
-        (printable(short(prompt.prompt_id)), "bold"),
-        printable(who),
+        (_plain(short(prompt.prompt_id)), "bold"),
+        _plain(who),
         (f"  {took}", "dim"),
     )
-    lines: list[RenderableType] = [first, _line(frame, "  ", printable(prompt.summary))]
+    lines: list[RenderableType] = [first, _line(frame, "  ", _plain(prompt.summary))]
     if prompt.progress is None:
         return [*lines, _line(frame, (f"  {UNTOLD}", "dim"))]
     table = Table.grid(padding=(0, 1))
@@ -143,7 +143,7 @@ def _running(prompt: Running, frame: Frame) -> list[RenderableType]:
     width = max(4, min(_BAR_WIDTH, frame.width - name - 9))
     table.add_column(width=width)
     table.add_column(width=4, justify="right")
-    table.add_row("", printable(doing), _bar(prompt.progress, "cyan", width), percent)
+    table.add_row("", _plain(doing), _bar(prompt.progress, "cyan", width), percent)
     return [*lines, table]
 
 
@@ -162,7 +162,7 @@ class _Section:
 def _sections(overview: Overview, frame: Frame) -> list[_Section]:
     waiting = [_waiting(place, prompt, frame) for place, prompt in enumerate(overview.waiting, 1)]
     ended = [_ended(prompt, frame) for prompt in overview.ended]
-    logged = [_line(frame, (f"  {printable(line)}", "dim")) for line in overview.lines]
+    logged = [_line(frame, (f"  {_plain(line)}", "dim")) for line in overview.lines]
     found = (
         _Section(_line(frame, (f"waiting: {len(waiting)}", "bold")), waiting),
         _Section(_line(frame, ("ended, newest first", "bold")), ended),
@@ -209,10 +209,10 @@ def _waiting(place: int, prompt: Waiting, frame: Frame) -> Text:
     return _line(
         frame,
         (f"{place:>4} ", "dim"),
-        printable(short(prompt.prompt_id)),
+        _plain(short(prompt.prompt_id)),
         " ",
-        (printable(who), "dim"),
-        printable(prompt.summary),
+        (_plain(who), "dim"),
+        _plain(prompt.summary),
     )
 
 
@@ -226,10 +226,15 @@ def _ended(prompt: Ended, frame: Frame) -> Text:
         "  ",
         (f"{state:<7} ", style),
         (at, "dim"),
-        printable(short(prompt.prompt_id)),
+        _plain(short(prompt.prompt_id)),
         f" {took:>7} ",
-        printable(" ".join(what.split())),
+        _plain(" ".join(what.split())),
     )
+
+
+def _plain(text: str) -> str:
+    """Give a text of the server's as one line that orders the terminal nothing."""
+    return printable(text).replace("\n", " ")
 
 
 def clock(seconds: float) -> str:

@@ -66,12 +66,14 @@ async def _live(url: str, console: Console) -> None:
         try:
             async with observer.watching():
                 with live:
+                    shown: object = None
                     while not interrupts.first.is_set():
                         overview = observer.overview()
                         await pictures.follow(overview, observer)
-                        width, height = console.size
-                        frame = Frame(observer.url, observer.hears, width, height)
-                        live.update(draw(overview, frame, pictures.drawn), refresh=True)
+                        frame = Frame(observer.url, observer.hears, *console.size)
+                        if (new := (overview.to_the_second(), frame, id(pictures.drawn))) != shown:
+                            shown = new
+                            live.update(draw(overview, frame, pictures.drawn), refresh=True)
                         with suppress(TimeoutError):
                             async with asyncio.timeout(_FRAME_TIME):
                                 await interrupts.first.wait()

@@ -52,6 +52,9 @@ from .events import (
 from .job import Job
 from .listings import HistoryEntry, JobInfo, JobPage
 from .look import QueueItem, QueueSnapshot
+from .placement import Placement, ServerState
+from .pool import Pool, PoolStats, ServerStats
+from .pool_job import PoolJob
 from .result import Output, Result
 from .retry import RetryPolicy
 from .server_info import Asset, Device, LogEntry, SystemStats, UserFile
@@ -100,6 +103,10 @@ __all__ = [
     "Output",
     "OutputMissing",
     "PayloadTooLarge",
+    "Placement",
+    "Pool",
+    "PoolJob",
+    "PoolStats",
     "PreviewImage",
     "Progress",
     "ProgressState",
@@ -111,6 +118,8 @@ __all__ = [
     "Result",
     "RetryPolicy",
     "ServerError",
+    "ServerState",
+    "ServerStats",
     "ServerUnreachable",
     "Status",
     "SystemStats",

@@ -23,7 +23,8 @@ PURE = (
     ("outputs", "progress", "verdict"),
     ("inputs", "router"),
     ("capabilities", "deafness", "look", "stalls", "workflow"),
-    ("building", "codegen", "listings", "profiles", "server_info"),
+    ("building", "codegen", "listings", "placement", "pool_moves", "profiles", "server_info"),
+    ("line",),
     ("overview",),
     ("diagnosis",),
 )
@@ -38,6 +39,10 @@ SHELL = (
     ("cancel", "places", "server_methods", "watch"),
     ("submission",),
     ("client",),
+    ("pool_job",),
+    ("pool_server",),
+    ("pool_dispatch",),
+    ("pool",),
     ("__init__",),
 )
 EDGES = (

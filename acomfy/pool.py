@@ -1,0 +1,767 @@
+"""`Pool`: many ComfyUI servers, with the methods of a `Client` of one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from weakref import WeakSet
+
+from . import workflow
+from .client import Client, OnLost, prompt_options, tracked
+from .concurrency import together
+from .errors import (
+    AcomfyError,
+    ClientClosed,
+    JobCancelled,
+    JobStalled,
+    NoServerAvailable,
+    QueueFull,
+    ServerError,
+    WorkflowError,
+)
+from .job import Job, PromptOptions
+from .line import Entry
+from .look import read_queue
+from .mapping import Feed, Workflows, iterate
+from .placement import NOTHING, Need, Placement, ServerState, read_need
+from .pool_dispatch import Dispatcher, Pin
+from .pool_job import PoolJob
+from .pool_server import PoolServer
+from .result import DownloadObserver, Output, Result
+from .router import TrackedPrompt
+from .snapshots import Snapshots
+from .uploads import check_all
+from .verdict import JobState
+from .workflow import EncodedGraph, Graph, Workflow
+
+logger = logging.getLogger(__name__)
+
+_OWN_OPTIONS = ("weight", "in_flight")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStats:
+    """What a pool knows of one server.
+
+    Attributes:
+        url: Its address.
+        trouble: Why it cannot be used; "" when it can.
+        in_flight: Prompts of the pool that it has now, and callers that have it for themselves.
+        models: The model files that the last prompt given to it used.
+        completed, failed: Prompts that ended there.
+        moved: Prompts that were taken back from it.
+        switches: How often it was given a prompt with other models than the one before.
+    """
+
+    url: str
+    state: ServerState
+    trouble: str
+    in_flight: int
+    weight: float
+    models: tuple[str, ...]
+    completed: int
+    failed: int
+    moved: int
+    switches: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats:
+    """What a pool does at the moment, and did.
+
+    Attributes:
+        servers: By address.
+        waiting: How many wait in the pool's line.
+        waiting_by_key: The same for each key that has some.
+    """
+
+    servers: Mapping[str, ServerStats]
+    waiting: int
+    waiting_by_key: Mapping[Hashable, int]
+
+    @property
+    def in_flight(self) -> int:
+        """Prompts that servers have now."""
+        return sum(server.in_flight for server in self.servers.values())
+
+    @property
+    def completed(self) -> int:
+        """Prompts that succeeded."""
+        return sum(server.completed for server in self.servers.values())
+
+    @property
+    def switches(self) -> int:
+        """How often a server was given a prompt with other models than the one before."""
+        return sum(server.switches for server in self.servers.values())
+
+
+class Pool:
+    """Many ComfyUI servers, used like one `Client`.
+
+    Prompts wait in the pool's own line, and few of them at a time in the servers' queues: so they can be reordered and
+    cancelled for free, and go where their models are warm. Example::
+
+        async with acomfy.Pool(["http://gpu1:8188", "http://gpu2:8188"]) as pool:
+            async for job in pool.map(workflows, limit=100):
+                await (await job).save("out/")
+
+    It belongs to the event loop of its first use; entering it never waits for a server and never raises for one.
+    """
+
+    def __init__(
+        self,
+        servers: Iterable[str | Mapping[str, Any]],
+        *,
+        in_flight: int = 2,
+        # The line
+        max_pending: int | None = None,
+        max_pending_per_key: int | None = None,
+        # Failures
+        max_attempts: int = 3,
+        check_interval: float = 5.0,
+        unreachable_timeout: float = 30.0,
+        unavailable_timeout: float | None = 60.0,
+        # Of every client
+        stream_classes: Collection[str] = ("SaveImageWebsocket",),
+        **options: Any,
+    ) -> None:
+        """Make a pool. Nothing is opened yet.
+
+        Args:
+            servers: For each its address, or the arguments of `Client` for it, as ``{"url": ..., "token": ...}``, and
+                beside them ``weight`` (1.0; one of 2.0 is given twice the line) and its own ``in_flight``.
+            in_flight: Prompts that a server is given at once: one to run, the others to wait in its queue.
+            max_pending: Prompts that may wait in the pool's line; one more is `QueueFull`. None: any number.
+            max_pending_per_key: The same for each key.
+            max_attempts: How often a prompt may run and be lost with its server, before that is its outcome.
+            check_interval: Seconds between looks at each server (one integer by HTTP). A server where nothing listens
+                is left at the second look that says so, one that just does not answer after four intervals; one that
+                is down is looked at at least that often, and used again once it is ready.
+            unreachable_timeout: After that long without any answer, what runs on a server counts as lost.
+            unavailable_timeout: After that long without any server that could take it, what waits ends as
+                `NoServerAvailable`; 0: at once. None: it waits on.
+            stream_classes: As for `Client`.
+            options: Further arguments of `Client`, for all servers.
+
+        Raises:
+            ValueError, TypeError: An address or another of these cannot be used.
+        """
+        if in_flight < 1 or max_attempts < 1:
+            raise ValueError("in_flight and max_attempts are at least 1")
+        if check_interval <= 0:
+            raise ValueError(f"check_interval is more than 0, not {check_interval}")
+        self._in_flight = in_flight
+        self._max_pending = max_pending
+        self._max_pending_per_key = max_pending_per_key
+        self._check_interval = check_interval
+        self._unreachable_timeout = unreachable_timeout
+        self._at_once = unavailable_timeout is not None and unavailable_timeout <= 0
+        self._stream_classes = frozenset(stream_classes)
+        self._options = {"stream_classes": stream_classes, "unreachable_timeout": unreachable_timeout, **options}
+        self._dispatcher = Dispatcher(
+            unavailable_timeout=unavailable_timeout, max_attempts=max_attempts, on_change=self._changed
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._tending: dict[str, asyncio.Task[None]] = {}
+        self._live: dict[PoolJob, None] = {}
+        self._room = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._snapshots = Snapshots()
+        self._job_observers: list[Callable[[Job], object]] = []
+        self._download_observers: list[DownloadObserver] = []
+        self._queue_watchers: WeakSet[asyncio.Event] = WeakSet()
+        if isinstance(servers, str | Mapping):
+            raise TypeError("servers is a list of addresses, or of the arguments of a Client for each")
+        for server in servers:
+            self.add(server)
+
+    def __repr__(self) -> str:
+        return f"<Pool of {len(self._dispatcher.servers)} servers, {len(self._dispatcher.line)} prompts wait>"
+
+    # --- Opening and closing -----------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        self._open()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _open(self) -> None:
+        """Begin to tend the servers, once."""
+        loop = asyncio.get_running_loop()
+        if self._closing is not None:
+            raise ClientClosed("the pool is closed")
+        if self._loop is None:
+            self._loop = loop
+            for server in self._dispatcher.servers.values():
+                self._tend(server)
+        elif self._loop is not loop:
+            raise RuntimeError("a Pool belongs to the event loop of its first use; make another one for this loop")
+
+    def _tend(self, server: PoolServer) -> None:
+        self._tending[server.name] = self._spawn(server.tend())
+
+    async def aclose(self) -> None:
+        """Close the pool: waiting tasks get `ClientClosed`.
+
+        As `Client.aclose`: prompts of `run` and `map` are cancelled on their servers, those of `submit` go on there.
+        What waits in the pool's line is on no server, and is gone.
+        """
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close(), name="acomfy-close")
+        await asyncio.wait([self._closing])
+
+    async def _close(self) -> None:
+        self._dispatcher.stop()
+        self._ready.set()
+        self._room.set()
+        for task in list(self._tasks):
+            task.cancel()
+        for entry in list(self._dispatcher.line):
+            self._dispatcher.remove(entry)
+            if isinstance(entry.item, Pin) and not entry.item.server.done():
+                entry.item.server.set_exception(ClientClosed("the pool is closed"))
+        for job in list(self._live):
+            if job.server is None:
+                job.settle(ClientClosed("the pool is closed"), JobState.PENDING)
+        clients = [server.client for server in self._dispatcher.servers.values()]
+        await asyncio.gather(*(client.aclose() for client in clients))
+        if self._tasks:
+            await asyncio.wait(list(self._tasks))
+
+    async def wait_ready(self, servers: int = 1) -> None:
+        """Wait until so many servers can be used. Put ``asyncio.timeout`` around it; cancelling it is safe.
+
+        Raises:
+            ClientClosed: The pool was closed.
+        """
+        self._open()
+        while sum(server.usable for server in self._dispatcher.servers.values()) < servers:
+            self._ready.clear()
+            await self._ready.wait()
+            self._open()
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine, name="acomfy-pool")
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+        return task
+
+    def _reap(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            logger.error("a task of the pool failed", exc_info=exc)
+
+    # --- Prompts -----------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        workflow: Graph,
+        *,
+        key: Hashable = None,
+        priority: float = 0.0,
+        strict: bool = True,
+        on_lost: OnLost = "resubmit",
+        front: bool = False,
+        number: float | None = None,
+        targets: Collection[str] | None = None,
+        extra_data: Mapping[str, Any] | None = None,
+        stall_timeout: float | None = None,
+    ) -> Coroutine[Any, Any, Result]:
+        """Submit a workflow and wait for its result, as `Client.run`.
+
+        Cancelling it raises at once; a prompt in the pool's line is gone then, one on a server is taken from it.
+
+        Args:
+            key: Whose it is: keys take turns, however many prompts each has waiting.
+            priority: What has a higher one goes first, always.
+            on_lost: ``resubmit`` runs it elsewhere when it is certain that it was lost with its server while it ran,
+                ``max_attempts`` times at most; with ``raise`` that is its outcome. What had not started moves anyway.
+            front: Before all of its priority and key.
+            number: Its place among those of its priority and key instead, lowest first; the pool counts up from 1.
+            workflow, strict, targets, extra_data, stall_timeout: As for `Client.run`.
+
+        Raises:
+            QueueFull: The pool's line is full; nothing was queued.
+            NoServerAvailable: For ``unavailable_timeout`` no server was there that could take it; it says why.
+            WorkflowError, PromptRejected, PayloadTooLarge, JobError, ClientClosed: As `Client.run`.
+        """
+        graph, need = self._encoded(workflow)
+        options = prompt_options(strict, on_lost, False, None, targets, extra_data, stall_timeout)
+        return self._run(graph, need, options, key, priority, self._order(front, number, key, priority))
+
+    async def _run(
+        self,
+        graph: EncodedGraph,
+        need: Need,
+        options: PromptOptions,
+        key: Hashable,
+        priority: float,
+        order: float | None,
+    ) -> Result:
+        job = self._begin(graph, need, options, key, priority, order)
+        job.cancel_on_close = True
+        try:
+            return await job
+        except BaseException:
+            if not job.done() or isinstance(job.exception(), JobStalled):
+                self._wish(job)
+            raise
+
+    def submit(
+        self,
+        workflow: Graph,
+        *,
+        key: Hashable = None,
+        priority: float = 0.0,
+        strict: bool = True,
+        on_lost: OnLost = "resubmit",
+        front: bool = False,
+        number: float | None = None,
+        targets: Collection[str] | None = None,
+        extra_data: Mapping[str, Any] | None = None,
+        stall_timeout: float | None = None,
+    ) -> Coroutine[Any, Any, PoolJob]:
+        """Put a workflow into the pool's line; give its job at once.
+
+        Unlike `Client.submit` it does not wait for a server's answer: what that refuses is the job's outcome.
+
+        Raises:
+            WorkflowError: By the call itself, as `Client.run`.
+            QueueFull: The pool's line is full; nothing was queued.
+            NoServerAvailable: With ``unavailable_timeout=0``: no server is there that could take it.
+            ClientClosed: The pool is closed.
+        """
+        graph, need = self._encoded(workflow)
+        options = prompt_options(strict, on_lost, False, None, targets, extra_data, stall_timeout)
+        return self._submit(graph, need, options, key, priority, self._order(front, number, key, priority))
+
+    async def _submit(
+        self,
+        graph: EncodedGraph,
+        need: Need,
+        options: PromptOptions,
+        key: Hashable,
+        priority: float,
+        order: float | None,
+    ) -> PoolJob:
+        job = self._begin(graph, need, options, key, priority, order)
+        if isinstance(job.exception(), NoServerAvailable):
+            await job
+        return job
+
+    def map(
+        self,
+        workflows: Workflows,
+        *,
+        limit: int = 16,
+        key: Hashable = None,
+        priority: float = 0.0,
+        strict: bool = True,
+        on_lost: OnLost = "resubmit",
+        front: bool = False,
+        number: float | None = None,
+        targets: Collection[str] | None = None,
+        extra_data: Mapping[str, Any] | None = None,
+        stall_timeout: float | None = None,
+    ) -> AsyncGenerator[Job, None]:
+        """Submit many workflows and yield each one's job when it is done, as `Client.map`.
+
+        Args:
+            workflows: An iterable or asynchronous iterable; it may be endless. While the pool's line is full it is not
+                read on.
+            limit: Jobs submitted and not yet yielded, at most: a few times the servers' places keeps all busy.
+            key, priority, strict, on_lost, front, number, targets, extra_data, stall_timeout: As for `run`, for each.
+
+        Raises:
+            ClientClosed: The pool is closed.
+        """
+        options = prompt_options(strict, on_lost, False, None, targets, extra_data, stall_timeout)
+
+        def begin(workflow: Graph, index: int) -> Job:
+            order = self._order(front, number, key, priority)
+            return self._begin_item(workflow, index, options, key, priority, order)
+
+        bounded = self._max_pending is not None or self._max_pending_per_key is not None
+        if (
+            bounded
+            and isinstance(workflows, Iterable | Collection)
+            and not isinstance(workflows, Mapping | str | bytes)
+        ):
+            workflows = self._paced(workflows, key)
+        return Feed(workflows, limit, begin=begin, cancel=self._wish, spawn=self._spawn).jobs()
+
+    async def _paced(self, workflows: Workflows, key: Hashable) -> AsyncGenerator[Graph, None]:
+        async for item in iterate(workflows):
+            while self._full(key):
+                self._room.clear()
+                await self._room.wait()
+            yield item
+
+    def _begin_item(
+        self, graph: Graph, index: int, options: PromptOptions, key: Hashable, priority: float, order: float | None
+    ) -> Job:
+        try:
+            encoded, need = self._encoded(graph)
+        except WorkflowError as exc:
+            job = Job(TrackedPrompt(str(uuid.uuid4()), b"{}"), options, self, index)
+            job.settle(exc, JobState.FAILED)
+            return job
+        job = self._begin(encoded, need, options, key, priority, order, index)
+        job.cancel_on_close = True
+        return job
+
+    def _encoded(self, graph: Graph) -> tuple[EncodedGraph, Need]:
+        encoded = workflow.encode(graph, self._stream_classes, self._snapshots.copy_picture)
+        if encoded.files:
+            check_all(encoded.files)
+        return encoded, read_need(graph._nodes if isinstance(graph, Workflow) else graph)
+
+    def _order(self, front: bool, number: float | None, key: Hashable, priority: float) -> float | None:
+        hash(key)
+        if front:
+            return self._dispatcher.line.front_order(key, priority)
+        return None if number is None else float(number)
+
+    def _full(self, key: Hashable) -> str:
+        """Say that the line is full; "" when it is not."""
+        line = self._dispatcher.line
+        if self._max_pending is not None and len(line) >= self._max_pending:
+            return f"{len(line)} prompts wait (max_pending)"
+        if self._max_pending_per_key is not None and line.waiting(key) >= self._max_pending_per_key:
+            return f"{line.waiting(key)} prompts of the key {key!r} wait (max_pending_per_key)"
+        return ""
+
+    def _begin(
+        self,
+        graph: EncodedGraph,
+        need: Need,
+        options: PromptOptions,
+        key: Hashable,
+        priority: float,
+        order: float | None,
+        index: int | None = None,
+    ) -> PoolJob:
+        """Make a job and put it into the line. Never waits."""
+        self._open()
+        if full := self._full(key):
+            raise QueueFull(f"the pool's line is full: {full}; nothing was queued")
+        prompt = tracked(graph.json, frozenset(graph.streams), options)
+        job = PoolJob(prompt, options, self, index, graph, need, key=key, priority=priority, order=order)
+        job.encoded = graph if graph.files else None
+        for observer in self._job_observers:
+            observer(job)
+        self._live[job] = None
+        job.when_done(self._ended)
+        self._dispatcher.add(job.entry)
+        if self._at_once and job.entry.waiting:
+            self._dispatcher.sweep()
+        return job
+
+    def _ended(self, job: Job) -> None:
+        if isinstance(job, PoolJob):
+            self._live.pop(job, None)
+            self._dispatcher.ended(job)
+            self._changed()
+
+    def _changed(self) -> None:
+        self._room.set()
+        for pulse in self._queue_watchers:
+            pulse.set()
+        self._queue_watchers.clear()
+
+    async def attach(self, prompt_id: str) -> Job:
+        """Pick up a prompt that was submitted before, on whichever server has it, as `Client.attach`.
+
+        Raises:
+            NoServerAvailable: No server that answers knows it, and some do not answer.
+            ClientClosed: The pool is closed.
+        """
+        self._open()
+        for job in self._live:
+            if job.prompt_id == prompt_id:
+                return job
+        servers = list(self._dispatcher.servers.values())
+        found = await together(_knows(server.client, prompt_id) for server in servers)
+        for server, knows in zip(servers, found, strict=True):
+            if knows:
+                return await server.client.attach(prompt_id)
+        if None in found or not servers:
+            silent = ", ".join(server.name for server, knows in zip(servers, found, strict=True) if knows is None)
+            raise NoServerAvailable(f"no server knows the prompt {prompt_id}; these did not answer: {silent or 'none'}")
+        return await servers[0].client.attach(prompt_id)
+
+    @property
+    def jobs(self) -> tuple[PoolJob, ...]:
+        """The jobs whose outcome is not known yet."""
+        return tuple(self._live)
+
+    def on_job(self, observer: Callable[[Job], object]) -> None:
+        """Have a function called with every job as it begins; as `Client.on_job`."""
+        self._job_observers.append(observer)
+
+    def on_download(self, observer: DownloadObserver) -> None:
+        """Have a context entered around every reading of an output; as `Client.on_download`."""
+        self._download_observers.append(observer)
+        for server in self._dispatcher.servers.values():
+            server.client.on_download(observer)
+
+    def reorder(self, job: PoolJob, *, priority: float | None = None, front: bool = False) -> bool:
+        """Give a job that waits in the line another priority, or the first place of its key; False when it does not."""
+        moved = self._dispatcher.line.reorder(job.entry, priority=priority, front=front)
+        if moved:
+            self._dispatcher.changes += 1
+            self._changed()
+        return moved
+
+    def explain(self, job: PoolJob) -> Placement:
+        """Say where a job was sent and why, or, over all servers, why it still waits."""
+        if job.entry.waiting or job.place is None:
+            return self._dispatcher.explain(job.entry)
+        return job.place
+
+    # --- Servers -----------------------------------------------------------------------------------------------------
+
+    def add(self, server: str | Mapping[str, Any]) -> None:
+        """Add a server while the pool runs; it is used once it is ready.
+
+        Args:
+            server: As for the pool.
+
+        Raises:
+            ValueError: It is in the pool already, or its address cannot be used.
+        """
+        options = {"url": server} if isinstance(server, str) else dict(server)
+        own = {name: options.pop(name) for name in _OWN_OPTIONS if name in options}
+        weight, in_flight = float(own.get("weight", 1.0)), int(own.get("in_flight", self._in_flight))
+        if not weight > 0 or in_flight < 1:
+            raise ValueError("weight is more than 0, and in_flight at least 1")
+        made = PoolServer(
+            options.pop("url", "http://127.0.0.1:8188"),
+            {**self._options, **options},
+            weight=weight,
+            in_flight=in_flight,
+            check_interval=self._check_interval,
+            unreachable_timeout=self._unreachable_timeout,
+            on_failed=self._dispatcher.failed,
+            on_change=self._server_changed,
+        )
+        if made.name in self._dispatcher.servers:
+            raise ValueError(f"{made.name} is in the pool already")
+        self._dispatcher.servers[made.name] = made
+        for observer in self._download_observers:
+            made.client.on_download(observer)
+        if self._loop is not None:
+            self._open()
+            self._tend(made)
+
+    def _server_changed(self, server: PoolServer) -> None:
+        self._dispatcher.server_changed(server)
+        if server.usable:
+            self._ready.set()
+        self._changed()
+
+    async def drain(self, url: str) -> None:
+        """Give a server nothing more. What waits in its queue moves; what runs there goes on. `resume` ends that.
+
+        Cancelling it leaves it draining.
+
+        Raises:
+            KeyError: It is not in the pool.
+        """
+        server = self._server(url)
+        server.draining = True
+        server.changed()
+        self._dispatcher.server_changed(server)
+        try:
+            await server.withdraw()
+        except ServerError as exc:
+            logger.info("%s does not answer while it is drained: %s", server.name, exc)
+
+    def resume(self, url: str) -> None:
+        """Use a server again that was drained.
+
+        Raises:
+            KeyError: It is not in the pool.
+        """
+        server = self._server(url)
+        server.draining = False
+        self._server_changed_after(server)
+
+    def _server_changed_after(self, server: PoolServer) -> None:
+        server.changed()
+        self._server_changed(server)
+
+    async def remove(self, url: str) -> None:
+        """Drain a server, wait until nothing of the pool is there, and let it go.
+
+        Cancelling it leaves the server draining. Outputs that were not read by then cannot be read any more.
+
+        Raises:
+            KeyError: It is not in the pool.
+        """
+        server = self._server(url)
+        await self.drain(url)
+        while not server.idle:
+            pulse = asyncio.Event()
+            self._queue_watchers.add(pulse)
+            await pulse.wait()
+        self._dispatcher.forget(server)
+        tending = self._tending.pop(server.name, None)
+        if tending is not None:
+            tending.cancel()
+        await server.client.aclose()
+
+    def _server(self, url: str) -> PoolServer:
+        servers = self._dispatcher.servers
+        found = servers.get(url) or servers.get(url.rstrip("/"))
+        if found is None:
+            raise KeyError(f"{url} is not in the pool; its servers are {', '.join(servers) or 'none'}")
+        return found
+
+    def acquire(self, workflow: Graph | None = None, *, key: Hashable = None, priority: float = 0.0) -> Pinned:
+        """Have one server for several steps: ``async with pool.acquire() as client: ...``.
+
+        It takes one of the server's places, and its turn in the line like a prompt; the `Client` belongs to the pool
+        and must not be closed. What is submitted by it stays on that server.
+
+        Args:
+            workflow: One that the server must be able to run, and whose models are best warm there.
+            key, priority: As for `run`.
+
+        Raises:
+            NoServerAvailable, ClientClosed: As `run`, on entering.
+        """
+        return Pinned(self, NOTHING if workflow is None else self._encoded(workflow)[1], key, priority)
+
+    async def _pin(self, need: Need, key: Hashable, priority: float) -> PoolServer:
+        self._open()
+        pin = Pin(need, asyncio.get_running_loop().create_future())
+        entry: Entry[Any] = Entry(pin, need, key=key, priority=priority)
+        self._dispatcher.add(entry)
+        if self._at_once and entry.waiting:
+            self._dispatcher.sweep()
+        try:
+            return await pin.server
+        except asyncio.CancelledError:
+            if not self._dispatcher.remove(entry) and not pin.server.cancelled():
+                self._unpin(pin.server.result())
+            raise
+
+    def _unpin(self, server: PoolServer) -> None:
+        server.pins -= 1
+        server.changed()
+        self._dispatcher.free(server)
+        self._changed()
+
+    def stats(self) -> PoolStats:
+        """Tell what the pool does at the moment, and did."""
+        servers = {
+            server.name: ServerStats(
+                server.name,
+                server.state,
+                server.trouble,
+                len(server.jobs) + server.pins,
+                server.weight,
+                tuple(sorted(server.warm or ())),
+                server.completed,
+                server.failed,
+                server.moved,
+                server.switches,
+            )
+            for server in self._dispatcher.servers.values()
+        }
+        line = self._dispatcher.line
+        return PoolStats(servers, len(line), line.by_key())
+
+    # --- What a job asks of its owner --------------------------------------------------------------------------------
+
+    async def cancel(self, job: Job) -> bool:
+        """See `Job.cancel`."""
+        if not isinstance(job, PoolJob) or (job.done() and job.server is None):
+            return isinstance(job.exception(), JobCancelled)
+        if job.server is not None:
+            return await job.server.client.cancel(job)
+        self._open()
+        self._wish(job)
+        await job.settled()
+        return isinstance(job.exception(), JobCancelled)
+
+    def _wish(self, job: Job) -> None:
+        """Have a job cancelled. Never waits."""
+        if not isinstance(job, PoolJob) or (job.done() and job.server is None):
+            return
+        job.cancel_requested = True
+        if self._dispatcher.remove(job.entry):
+            job.settle(JobCancelled(job.prompt_id), JobState.CANCELLED)
+        elif job.server is not None:
+            job.server.client.wish(job)
+
+    async def position(self, job: Job) -> int | None:
+        """Count the prompts before a job: in the pool's line and in the shortest queue of a server, or in its server's.
+
+        See `Job.position`.
+        """
+        if not isinstance(job, PoolJob):
+            return None
+        if job.server is not None:
+            return await job.server.client.position(job)
+        place = self._dispatcher.line.position(job.entry)
+        views = [server.view() for server in self._dispatcher.servers.values() if server.usable]
+        return None if place is None else place + min((view.ours + view.others for view in views), default=0)
+
+    def outputs_so_far(self, job: Job) -> tuple[Output, ...]:
+        """See `Job.outputs`."""
+        if not isinstance(job, PoolJob) or job.server is None:
+            return ()
+        return job.server.client.outputs_so_far(job)
+
+    def queue_changes(self) -> int:
+        """Give a number that changes when the line or a server's queue does."""
+        return self._dispatcher.changes
+
+    def wake_at_queue_change(self, pulse: asyncio.Event) -> None:
+        """Have an event set when the line or a server's queue changes next."""
+        self._queue_watchers.add(pulse)
+
+
+class Pinned:
+    """A server of a pool for several steps; see `Pool.acquire`."""
+
+    def __init__(self, pool: Pool, need: Need, key: Hashable, priority: float) -> None:
+        self._pool = pool
+        self._need = need
+        self._key = key
+        self._priority = priority
+        self._server: PoolServer | None = None
+
+    async def __aenter__(self) -> Client:
+        self._server = await self._pool._pin(self._need, self._key, self._priority)
+        return self._server.client
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            self._pool._unpin(server)
+
+
+async def _knows(client: Client, prompt_id: str) -> bool | None:
+    """Tell whether a server knows a prompt; None when it does not answer."""
+    try:
+        if read_queue(await client.api.get_queue()).find(prompt_id) is not None:
+            return True
+        return await client.api.get_history(prompt_id) is not None
+    except AcomfyError:
+        return None

@@ -9,11 +9,15 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import acomfy
+from acomfy import examples
+from acomfy.examples.batch import Batch, Journal, read_rows
 from acomfy.simulator import SimulatedServer
 
 from .conftest import MS
@@ -33,7 +37,7 @@ async def server() -> AsyncIterator[SimulatedServer]:
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     path = tmp_path / "rows.csv"
-    path.write_text("6.text,3.seed,5.width\n" + "".join(f'"a, fox {n}",{n},64\n' for n in range(ROWS)))
+    path.write_text("6.text,3.seed,5.width,5.height\n" + "".join(f'"a, fox {n}",{n},64,64\n' for n in range(ROWS)))
     return path
 
 
@@ -85,3 +89,53 @@ async def test_a_torn_last_line_of_the_journal_does_not_count(server: SimulatedS
     said, _ = await (await start(server, rows)).communicate()
     assert f"{ROWS} of {ROWS} rows are done, 0 failed" in said.decode()
     assert executions(server) == dict.fromkeys(range(ROWS), 1)
+
+
+async def test_rows_that_comfyui_lost_by_a_restart_run_anew_at_once(server: SimulatedServer, rows: Path) -> None:
+    script = server.on("KSampler").once().waits_for(asyncio.Event())
+    process = await start(server, rows)
+    async with asyncio.timeout(30):
+        await server.wait_for(lambda: script.calls and len(server.prompts) == 4)
+    await server.faults.restart()
+    said, _ = await process.communicate()
+    assert f"{ROWS} of {ROWS} rows are done, 0 failed" in said.decode()
+    assert executions(server) == dict.fromkeys(range(ROWS), 1)
+
+
+@pytest.fixture
+async def batch(tmp_path: Path) -> AsyncIterator[Batch]:
+    """Give a batch of two rows for a server that is not there."""
+    rows = [{"3.seed": "1"}, {"3.seed": "2"}]
+    with closing(Journal(tmp_path / "journal.jsonl", rows)) as journal:
+        async with acomfy.Client("http://127.0.0.1:9", connect_timeout=10 * MS) as client:
+            yield Batch(client, examples.load("text_to_image"), rows, journal, tmp_path)
+
+
+async def test_a_server_that_is_not_there_stops_it_and_no_row_fails(batch: Batch) -> None:
+    assert isinstance(await batch.run(limit=2), acomfy.ServerUnreachable)
+    assert batch.failed == {}
+
+
+def test_a_journal_is_not_taken_for_that_of_other_rows(tmp_path: Path) -> None:
+    for _ in range(2):
+        Journal(tmp_path / "journal.jsonl", [{"3.seed": "1"}]).close()
+    with pytest.raises(SystemExit, match="other rows; give these another --out"):
+        Journal(tmp_path / "journal.jsonl", [{"3.seed": "2"}])
+
+
+async def test_a_cell_is_read_as_what_the_workflow_holds_there(batch: Batch) -> None:
+    assert batch.value("6.text", "5") == "5"
+    assert batch.value("3.seed", "5") == 5
+    with pytest.raises(acomfy.WorkflowError, match="'five' cannot take the place of 8566257, in column 3.seed"):
+        batch.value("3.seed", "five")
+    with pytest.raises(acomfy.WorkflowError):
+        batch.value("3.seed", "")
+
+
+def test_a_table_is_read_as_spreadsheets_write_it(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"\xef\xbb\xbf6.text,3.seed\r\na fox,1\r\nan owl\r\n")
+    assert read_rows(path) == [{"6.text": "a fox", "3.seed": "1"}, {"6.text": "an owl", "3.seed": ""}]
+    path.write_text("6.text\na fox, and an owl\n")
+    with pytest.raises(SystemExit, match="more cells than its first line has names"):
+        read_rows(path)

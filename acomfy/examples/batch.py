@@ -6,7 +6,7 @@ The columns name inputs (``6.text,3.seed``), each row is one prompt. Without a r
 for you to look at. Beside the pictures, ``out/`` gets a contact sheet for every hundred rows and ``journal.jsonl``:
 what has begun, under which prompt_id, and what is done. Stop it with Ctrl-C, or kill it, and start it again: rows that
 are done are done, prompts that went on without us are picked up, and nothing is run twice. A row that failed is tried
-again at the next start.
+again at the next start; one that ComfyUI lost because it restarted, at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import csv
 import json
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,10 @@ class Journal:
         self.files: dict[int, list[str]] = {}
         self.batch = uuid.uuid4().hex
         lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
-        for line in lines[:-1]:
-            self._read(json.loads(line))
+        for step in map(json.loads, lines[:-1]):
+            if step.get("rows", rows) != rows:
+                raise SystemExit(f"{path} is about other rows; give these another --out")
+            self._read(step)
         self._file = path.open("ab")
         self._file.truncate(sum(len(line) + 1 for line in lines[:-1]))
         if len(lines) == 1:
@@ -63,6 +65,9 @@ class Journal:
     def _write(self, **step: Any) -> None:
         self._file.write(json.dumps(step).encode() + b"\n")
         self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
 
     def begin(self, row: int) -> None:
         self._write(row=row)
@@ -98,8 +103,16 @@ class Batch:
         self.client, self.workflow, self.rows, self.journal, self.out = client, workflow, rows, journal, out
         self.failed: dict[int, str] = {}
 
-    async def run(self, limit: int) -> None:
-        """Run what is not done yet, so many prompts at a time."""
+    async def run(self, limit: int) -> Exception | None:
+        """Run what is not done yet, so many prompts at a time; give what stopped it if the server went away."""
+        stopped: Exception | None = None
+        try:
+            await self.run_all(limit)
+        except* (acomfy.ServerError, acomfy.JobLost) as errors:
+            stopped = errors.exceptions[0]
+        return stopped
+
+    async def run_all(self, limit: int) -> None:
         await self.find_torn()
         todo = iter([row for row in range(len(self.rows)) if row not in self.journal.files])
         async with asyncio.TaskGroup() as tasks:
@@ -114,7 +127,7 @@ class Batch:
             return
         await asyncio.sleep(1.0)  # what was on the wire when we were killed has arrived by then
         queue, history = await self.client.api.get_queue(), await self.client.api.get_histories(max_items=10_000)
-        entries = [*queue["queue_running"], *queue["queue_pending"], *(entry["prompt"] for entry in history.values())]
+        entries = [*(entry["prompt"] for entry in history.values()), *queue["queue_running"], *queue["queue_pending"]]
         found = {entry[3][LABEL]: entry[1] for entry in entries if LABEL in entry[3]}
         for row in self.journal.torn:
             if (prompt_id := found.get(self.label(row))) is not None:
@@ -125,6 +138,8 @@ class Batch:
             try:
                 await self.do(row)
             except (acomfy.WorkflowError, acomfy.PromptRejected, acomfy.JobError) as exc:
+                if unknown(exc):
+                    raise
                 self.failed[row] = str(exc)
                 self.journal.failed(row, str(exc))
                 print(f"row {row} failed: {exc}")
@@ -136,10 +151,17 @@ class Batch:
         """Have one row's prompt run, once, and save its files."""
         result = None
         if row in self.journal.prompt_ids:
-            with suppress(acomfy.JobLost, acomfy.OutputMissing):  # then it is gone for good, and runs anew
+            try:
                 result = await (await self.client.attach(self.journal.prompt_ids[row]))
-        if result is None:
-            result = await (await self.submit(row))
+            except (acomfy.JobLost, acomfy.OutputMissing) as exc:
+                if unknown(exc):
+                    raise
+        while result is None:  # it is gone for good, or was never begun
+            try:
+                result = await (await self.submit(row))
+            except acomfy.JobLost as exc:
+                if exc.reason != "restarted":
+                    raise
         files = []
         for number, output in enumerate(result.images):
             suffix = Path(output.filename or "x.png").suffix
@@ -158,7 +180,10 @@ class Batch:
         """Read a cell as what the workflow holds there: a number stays a number."""
         node, _, input_name = name.rpartition(".")
         now = self.workflow.find(node).inputs.get(input_name)
-        return text if isinstance(now, str) else json.loads(text)
+        try:
+            return text if isinstance(now, str) else json.loads(text)
+        except ValueError:
+            raise acomfy.WorkflowError(f"{text!r} cannot take the place of {now!r}, in column {name}") from None
 
     def label(self, row: int) -> str:
         return f"{self.journal.batch}/{row}"
@@ -172,6 +197,11 @@ class Batch:
             if names:
                 await asyncio.to_thread(draw, path, self.out, names)
                 print(f"drew {path}")
+
+
+def unknown(exc: Exception) -> bool:
+    """Tell whether a prompt may yet have run: the server went away, and did not come back while we waited."""
+    return isinstance(exc, acomfy.JobLost) and exc.reason == "unreachable"
 
 
 def draw(path: Path, out: Path, names: Iterable[tuple[int, str]]) -> None:
@@ -191,8 +221,11 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("6.text", "3.seed"), *((f"a fox, study {n}", n) for n in range(1000))])
         print(f"made {path} with 1,000 rows")
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets begin it with a mark
+        rows = list(csv.DictReader(file, restkey="", restval=""))
+    if any("" in row for row in rows):
+        raise SystemExit(f"{path} has a row with more cells than its first line has names")
+    return rows
 
 
 async def main() -> None:
@@ -201,16 +234,21 @@ async def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--workflow", default=None)
     parser.add_argument("--server", default="http://127.0.0.1:8188")
-    parser.add_argument("--limit", type=int, default=16)
+    parser.add_argument("--limit", type=int, default=16, help="prompts at a time")
     args = parser.parse_args()
     workflow = acomfy.Workflow.load(args.workflow) if args.workflow else examples.load("text_to_image")
     rows = read_rows(args.rows)
     args.out.mkdir(parents=True, exist_ok=True)
-    async with acomfy.Client(args.server) as client:
-        batch = Batch(client, workflow, rows, Journal(args.out / "journal.jsonl", rows), args.out)
-        await batch.run(args.limit)
-    print(f"{len(batch.journal.files)} of {len(rows)} rows are done, {len(batch.failed)} failed")
+    with closing(Journal(args.out / "journal.jsonl", rows)) as journal:
+        async with acomfy.Client(args.server) as client:
+            batch = Batch(client, workflow, rows, journal, args.out)
+            if (stopped := await batch.run(args.limit)) is not None:
+                raise SystemExit(f"{stopped}\nStart it again to go on.")
+    print(f"{len(journal.files)} of {len(rows)} rows are done, {len(batch.failed)} failed")
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    except KeyboardInterrupt:
+        raise SystemExit("Stopped; start it again to go on.") from None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from acomfy.cli.app import app
+from acomfy.cli.arguments import Variants, seed_inputs
 from acomfy.cli.trees import Trees
+from acomfy.definitions import Definitions
 from acomfy.workflow import Workflow
 
 from .definitions import object_info
@@ -40,6 +44,10 @@ def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     Path("editor.json").write_text(json.dumps(EDITOR))
     Path("object_info.json").write_text(json.dumps(object_info()))
     Path("workflow.png").write_bytes(png({"workflow": json.dumps(EDITOR)}))
+    Path("model.ckpt").write_bytes(b"\x80\x02}q\x00" + bytes(1000))
+    Path("empty.json").write_text("")
+    Path("latin.json").write_bytes('{"1": "é"}'.encode("latin-1"))
+    Path("deep.json").write_text("[" * 100_000)
     Path("both.png").write_bytes(png({"workflow": json.dumps(EDITOR), "prompt": json.dumps(PROMPT)}))
 
 
@@ -79,6 +87,29 @@ def test_unknown_classes_are_named_or_kept() -> None:
     assert json.loads(done.stdout)["7"]["class_type"] == "NoSuchNode"
 
 
+def through_a_pipe(tmp_path: Path, content: str) -> str:
+    """Give a path that can be read but once, as ``<(...)`` of a shell is."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    threading.Thread(target=pipe.write_text, args=(content,), daemon=True).start()
+    return str(pipe)
+
+
+@pytest.mark.parametrize("command", ["convert", "inspect", "check"])
+@pytest.mark.parametrize("way", ["stdin", "pipe"])
+def test_a_workflow_comes_through_a_pipe_too(command: str, way: str, tmp_path: Path) -> None:
+    text = json.dumps(EDITOR)
+    source = "-" if way == "stdin" else through_a_pipe(tmp_path, text)
+    done = CliRunner().invoke(app, [command, source, *CLASSES], input=text)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == acomfy(command, "editor.json", *CLASSES).stdout.replace("editor.json", source)
+
+
+def test_a_pipe_is_shown_without_a_server_as_a_file_is(tmp_path: Path) -> None:
+    source = through_a_pipe(tmp_path, json.dumps(EDITOR))
+    assert acomfy("inspect", source).stdout == acomfy("inspect", "editor.json").stdout.replace("editor.json", source)
+
+
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
@@ -95,6 +126,11 @@ def test_unknown_classes_are_named_or_kept() -> None:
         (("convert", "editor.json", "-o", "no/such/folder.json", *CLASSES), 2, "cannot write no/such/folder.json"),
         (("convert", "none.json"), 2, "there is no file 'none.json'"),
         (("inspect", "object_info.json"), 2, "class_type"),
+        (("inspect", "model.ckpt"), 2, "model.ckpt holds no workflow: it begins neither as JSON does nor"),
+        (("inspect", "empty.json"), 2, "empty.json holds no workflow: it is empty"),
+        (("inspect", "latin.json"), 2, "latin.json is not JSON: byte 7 is no utf-8 text"),
+        (("inspect", "deep.json"), 2, "deep.json is nested too deeply"),
+        (("nodes", "-o", "class.py", *CLASSES), 2, "Python imports no module of that name"),
         (("nodes", "-o", "my-nodes.py", *CLASSES), 2, "Python imports no module of that name"),
         (("nodes", "-o", "nodes.txt", *CLASSES), 2, "Python imports no module of that name"),
         (("nodes", "-o", "no/such/nodes.py", *CLASSES), 2, "cannot write no/such/nodes.py"),
@@ -125,6 +161,16 @@ def test_what_the_server_would_refuse_is_said_before_it_is_sent() -> None:
     report = json.loads(acomfy("check", "wrong.json", "--json", *CLASSES).stdout)
     assert (report["ok"], report["dropped_outputs"]) == (False, ["2"])
     assert (report["problems"][0]["node_id"], report["problems"][0]["input_name"]) == ("1", "width")
+
+
+@pytest.mark.parametrize("source", ["odd.json", "odd_api.json"])
+def test_unknown_classes_are_refused_with_all_else_that_is_wrong_in_either_format(source: str) -> None:
+    odd = [{"id": 7, "type": "NoSuchNode", "title": "Mine"}, {"id": 8, "type": "EmtpyImage"}]
+    Path("odd.json").write_text(json.dumps({"nodes": odd, "links": [], "version": 0.4}))
+    Path("odd_api.json").write_text(acomfy("convert", "odd.json", "--keep-unknown", *CLASSES).stdout)
+    done = acomfy("check", source, *CLASSES)
+    assert done.exit_code == 1
+    assert "node 7 (NoSuchNode, 'Mine')" in done.stdout and "did you mean 'EmptyImage'?" in done.stdout
 
 
 # --- inspect -------------------------------------------------------------------------------------------------------
@@ -212,6 +258,44 @@ def test_what_a_terminal_would_take_for_an_order_is_escaped() -> None:
         assert all(char.isprintable() or char == "\n" for char in done.stdout + done.stderr)
 
 
+def test_what_stands_below_the_tree_is_wrapped_for_a_terminal_and_whole_for_a_pipe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    need = "v1-5-pruned-emaonly.safetensors in checkpoints (node 4 (CheckpointLoaderSimple, 'Checkpoint'), ckpt_name)"
+    wrapped = acomfy("inspect", "text_to_image").stdout
+    assert max(map(len, wrapped.splitlines())) <= 80
+    assert f"\n  {need}\n" in wrapped.replace("\n    ", " ")
+    monkeypatch.delenv("COLUMNS")
+    assert f"\n  {need}\n" in acomfy("inspect", "text_to_image").stdout
+
+
+def test_a_terminal_without_lines_is_drawn_on_with_ascii() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}  # as LANG=C has it, without PEP 538
+    command = [sys.executable, "-m", "acomfy", "inspect", "both.png"]
+    shown = subprocess.run(command, capture_output=True, env=environment, timeout=60).stdout.decode("ascii")
+    assert "| filename_prefix=mine\n` images: 1 EmptyImage\n" in shown
+
+
+def test_a_title_is_shown_where_it_is_more_than_the_editors_own() -> None:
+    def named(class_type: str, title: str) -> dict[str, Any]:
+        return {"class_type": class_type, "inputs": {}, "_meta": {"title": title}}
+
+    graph = {"1": named("SaveImage", "Save Image"), "2": named("SaveImage", "Save it"), "3": named("Odd", "Odder")}
+    graph["4"] = named("CheckpointLoaderSimple", "Load Checkpoint")
+    Path("titles.json").write_text(json.dumps(graph))
+    shown = acomfy("inspect", "titles.json").stdout
+    assert "1 SaveImage\n2 SaveImage 'Save it'\n3 Odd 'Odder'\n4 CheckpointLoaderSimple 'Load Checkpoint'\n" in shown
+    assert "\n4 CheckpointLoaderSimple\n" in acomfy("inspect", "titles.json", *CLASSES).stdout
+
+
+def test_a_prompt_is_shown_whole_and_a_novel_is_not() -> None:
+    def text_of(text: str) -> str:
+        return "".join(line.strip("│ \n") + " " for line in lines_of({"1": node(text=text)})[1:]).rstrip()
+
+    assert text_of("a fox " * 50) == f'text="{"a fox " * 50}"'
+    assert len(text_of("a fox " * 500)) < 520 and text_of("a fox " * 500).endswith("…")
+
+
 def lines_of(graph: dict[str, Any], width: int = 80) -> list[str]:
     return list(Trees(Workflow(graph), None, width).lines())
 
@@ -286,3 +370,24 @@ def test_a_workflow_of_the_editor_is_checked_before_a_prompt_is_sent() -> None:
     assert done.exit_code == 2 and "node 7 (NoSuchNode)" in done.stderr
     done = acomfy("run", "--server", "http://127.0.0.1:1", "editor.json")
     assert done.exit_code == 3 and "no answer from" in done.stderr
+
+
+# --- seeds of a run ------------------------------------------------------------------------------------------------
+
+
+def test_seeds_are_found_by_what_the_server_says_of_them_and_within_its_limits() -> None:
+    settings = {"control_after_generate": True, "min": 0, "max": 9}
+    definitions = Definitions({"A": {"input": {"required": {"dice": ["INT", settings], "n": ["INT", {}]}}}})
+    workflow = Workflow({"1": {"class_type": "A", "inputs": {"dice": 3, "n": 5}}})
+    assert seed_inputs(workflow) == [] and seed_inputs(workflow, definitions) == [("1", "dice")]
+    variants = Variants(workflow, "random", 50, definitions)
+    drawn = {variant["1"]["inputs"]["dice"] for variant in variants}
+    assert drawn <= set(range(10)) and len(drawn) > 1 and set(variants.seeds) == drawn
+
+
+def test_a_run_asks_for_the_definitions_when_no_input_is_called_a_seed() -> None:
+    Path("none.json").write_text(json.dumps(PROMPT))
+    done = acomfy("run", "--simulate", "--seed", "random", "none.json")
+    assert done.exit_code == 2 and "no node of the workflow has a number as its seed" in done.stderr
+    done = acomfy("run", "--server", "http://127.0.0.1:1", "--seed", "random", "none.json")
+    assert done.exit_code == 3 and "/object_info" in done.stderr

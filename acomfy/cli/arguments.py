@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from .. import examples
 from ..access import base_url
+from ..definitions import Definitions
 from ..workflow import ObjectInfo, Workflow
 
 Seed: TypeAlias = int | Literal["random"] | None
@@ -20,7 +22,7 @@ DEFAULT_SERVER = "http://127.0.0.1:8188"
 
 _SEED_NAMES = ("seed", "noise_seed")
 _SEED_LIMIT = 2**64  # ComfyUI's own: KSampler's seed is at most 0xffffffffffffffff
-_RANDOM_BITS = 50  # so few that the editor, which counts in doubles, shows every seed exactly
+_GREATEST_RANDOM = 2**50 - 1  # so few bits that the editor, which counts in doubles, shows every seed exactly
 
 
 class UsageError(Exception):
@@ -41,8 +43,23 @@ def server_url(server: str | None) -> str:
     return url
 
 
-def load_workflow(name: str, object_info: ObjectInfo | None = None, *, keep_unknown: bool = False) -> Workflow:
-    """Load a workflow from a path, or a shipped example by its name.
+def source_of(name: str) -> Path | bytes:
+    """Give the file of that name; what can be read but once (``-`` is stdin, or a pipe) is read.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    path = Path(name)
+    if name != "-" and (path.is_file() or path.is_dir() or not path.exists()):
+        return path
+    try:
+        return sys.stdin.buffer.read() if name == "-" else path.read_bytes()
+    except OSError as exc:
+        raise UsageError(f"cannot read {name!r}: {exc.strerror}") from None
+
+
+def load_workflow(name: str | bytes, object_info: ObjectInfo | None = None, *, keep_unknown: bool = False) -> Workflow:
+    """Load a workflow from a file (``-`` is stdin) or its bytes, or a shipped example by its name.
 
     Args:
         object_info: The node classes of the server, for the editor's own format.
@@ -53,11 +70,11 @@ def load_workflow(name: str, object_info: ObjectInfo | None = None, *, keep_unkn
         WorkflowFormatError: There is no workflow in it, or it needs ``object_info``.
         ServerError: The node classes cannot be had.
     """
-    path = Path(name)
-    if not path.exists() and name in examples.WORKFLOWS:
-        return examples.load(name)
+    source = source_of(name) if isinstance(name, str) else name
+    if isinstance(source, Path) and not source.exists() and name in examples.WORKFLOWS:
+        return examples.load(str(name))
     try:
-        return Workflow.load(path, object_info, keep_unknown=keep_unknown, rng=random.Random(), now=datetime.now())
+        return Workflow.load(source, object_info, keep_unknown=keep_unknown, rng=random.Random(), now=datetime.now())
     except FileNotFoundError:
         known = ", ".join(examples.WORKFLOWS)
         raise UsageError(
@@ -111,6 +128,9 @@ def read_seed(text: str | None) -> Seed:
 class Variants:
     """The prompts of one run, made when they are asked for; iterate once.
 
+    Args:
+        definitions: The server's node classes, which say what is a seed beyond its name, and how great it may be.
+
     Attributes:
         seeds: The seed of each prompt made so far; None where the workflow has none, or several.
 
@@ -118,12 +138,13 @@ class Variants:
         UsageError: A seed is asked for, and no input takes one.
     """
 
-    def __init__(self, workflow: Workflow, seed: Seed, count: int) -> None:
+    def __init__(self, workflow: Workflow, seed: Seed, count: int, definitions: Definitions | None = None) -> None:
         self.count = count
         self.seeds: list[int | None] = []
         self._workflow = workflow
         self._seed: Seed = seed
-        self._inputs = seed_inputs(workflow)
+        self._inputs = seed_inputs(workflow, definitions)
+        self._greatest = min([_GREATEST_RANDOM, *_limits(workflow, self._inputs, definitions)])
         if seed is not None and not self._inputs:
             raise UsageError("--seed: no node of the workflow has a number as its seed or noise_seed")
         if isinstance(seed, int) and seed + count > _SEED_LIMIT:
@@ -142,7 +163,7 @@ class Variants:
 
     def _seed_of(self, index: int) -> int | None:
         if self._seed == "random":
-            return random.getrandbits(_RANDOM_BITS)
+            return random.randint(0, self._greatest)
         return None if self._seed is None else self._seed + index
 
     def _present_seed(self) -> int | None:
@@ -151,11 +172,21 @@ class Variants:
         return present.pop() if len(present) == 1 else None
 
 
-def seed_inputs(workflow: Workflow) -> list[tuple[str, str]]:
-    """Find the inputs that are seeds: named so, and a number, not a link to another node."""
+def seed_inputs(workflow: Workflow, definitions: Definitions | None = None) -> list[tuple[str, str]]:
+    """Find the inputs that are seeds, by name or by definition, and a number, not a link to another node."""
+    defined = set(workflow.seeds(definitions) if definitions is not None else ())
     return [
         (node_id, name)
         for node_id, node in workflow.items()
         for name, value in node["inputs"].items()
-        if name in _SEED_NAMES and type(value) in (int, float)
+        if (name in _SEED_NAMES or (node_id, name) in defined) and type(value) in (int, float)
     ]
+
+
+def _limits(workflow: Workflow, inputs: list[tuple[str, str]], definitions: Definitions | None) -> Iterator[int]:
+    """Yield the greatest value that each of the inputs takes, where that is known."""
+    for node_id, name in inputs:
+        definition = (definitions or {}).get(workflow[node_id]["class_type"])
+        declared = definition.inputs_for(workflow[node_id]["inputs"]).get(name) if definition is not None else None
+        if declared is not None and declared.maximum is not None:
+            yield max(0, int(declared.maximum))

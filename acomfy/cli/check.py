@@ -17,7 +17,9 @@ EXIT_CODES = f"Exit codes: 0 the server would take it; 1 it would refuse it, or 
 
 
 def check(
-    workflow: Annotated[str, typer.Argument(metavar="WORKFLOW", help="A workflow, in whatever file it is.")],
+    workflow: Annotated[
+        str, typer.Argument(metavar="WORKFLOW", help="A workflow, in whatever file it is; - is stdin.")
+    ],
     server: Server = None,
     object_info: ObjectInfoFile = None,
     simulate: Simulate = False,
@@ -31,7 +33,7 @@ def check(
     with in_words():
         classes = Classes(server, simulate, object_info)
         definitions = classes()
-        report = load_workflow(workflow, definitions).check(definitions, version=classes.version)
+        report = load_workflow(workflow, definitions, keep_unknown=True).check(definitions, version=classes.version)
     accept_any_text()
     print(_as_json(report) if as_json else printable(f"{workflow}: {report}"))
     raise typer.Exit(SUCCEEDED if report.ok else FAILED)

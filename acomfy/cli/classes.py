@@ -70,6 +70,11 @@ class Classes:
             self._definitions = self._from_file(self._file) if self._file else asyncio.run(self._fetched())
         return self._definitions
 
+    @property
+    def known(self) -> Definitions | None:
+        """The classes if they were asked for already."""
+        return self._definitions
+
     def _from_file(self, file: Path) -> Definitions:
         try:
             return definitions_of(file)

@@ -11,7 +11,7 @@ import typer
 from ..workflow import Workflow
 from .arguments import UsageError, load_workflow
 from .classes import Classes, ObjectInfoFile, Server, Simulate
-from .ends import OTHER_CODES, accept_any_text, in_words
+from .ends import OTHER_CODES, accept_any_text, counted, in_words
 
 EXIT_CODES = f"Exit codes: 0 written; {OTHER_CODES}."
 
@@ -19,7 +19,9 @@ EXIT_CODES = f"Exit codes: 0 written; {OTHER_CODES}."
 def convert(
     source: Annotated[
         str,
-        typer.Argument(metavar="IN", help="A file of the editor, or a picture, film or sound that ComfyUI saved."),
+        typer.Argument(
+            metavar="IN", help="A file of the editor, or a picture, film or sound that ComfyUI saved; - is stdin."
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="OUT", help="Where to write it; without it to stdout.")
@@ -38,7 +40,7 @@ def convert(
     with in_words():
         workflow = load_workflow(source, Classes(server, simulate, object_info), keep_unknown=keep_unknown)
         _write(workflow, out)
-    print(f"acomfy: {source}: {workflow.found}, {len(workflow)} nodes", file=sys.stderr)
+    print(f"acomfy: {source}: {workflow.found}, {counted(len(workflow), 'node')}", file=sys.stderr)
 
 
 def _write(workflow: Workflow, out: Path | None) -> None:

@@ -16,6 +16,8 @@ from .arguments import UsageError
 
 SUCCEEDED, FAILED, USAGE, NO_SERVER = 0, 1, 2, 3  # and 128 + the signal's number when interrupted
 
+_IN_ASCII = str.maketrans({"│": "|", "├": "+", "└": "`", "…": "..."})
+
 OTHER_CODES = "2 the command line or the workflow is wrong; 3 the server cannot be reached or refuses"
 
 
@@ -45,6 +47,20 @@ def accept_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def counted(number: int, what: str) -> str:
+    """Count things: "1 node", "2 nodes"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def drawable(text: str) -> str:
+    """Draw with ASCII what stdout's encoding (LANG=C) has no lines for."""
+    try:
+        "│├└…".encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return text.translate(_IN_ASCII)
+    return text
 
 
 def printable(text: str) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +15,9 @@ import typer
 
 from ..definitions import Definitions
 from ..workflow import Workflow, describe
-from .arguments import load_workflow
+from .arguments import load_workflow, source_of
 from .classes import Classes, ObjectInfoFile, Server, Simulate
-from .ends import OTHER_CODES, accept_any_text, in_words, printable
+from .ends import OTHER_CODES, accept_any_text, counted, drawable, in_words, printable
 from .trees import Trees, sizes
 from .unnamed import with_unnamed
 
@@ -27,7 +30,10 @@ _WITHOUT_CLASSES = (
 
 def inspect(
     workflow: Annotated[
-        str, typer.Argument(metavar="FILE", help="A workflow, in whatever file it is: JSON, picture, film, sound.")
+        str,
+        typer.Argument(
+            metavar="FILE", help="A workflow, in whatever file it is: JSON, picture, film, sound; - is stdin."
+        ),
     ],
     server: Server = None,
     object_info: ObjectInfoFile = None,
@@ -49,7 +55,7 @@ def inspect(
         return
     width = shutil.get_terminal_size().columns
     for line in _told(workflow, loaded, definitions, width):
-        print(printable(line))
+        print(drawable(printable(line)))
     if note is not None:
         print(f"\n{note}")
 
@@ -58,28 +64,38 @@ def _load(name: str, definitions: Definitions | None) -> tuple[Workflow, str | N
     """Load a workflow; the editor's format without node classes too, as far as it tells itself what it holds."""
     if definitions is not None:
         return load_workflow(name, definitions, keep_unknown=True), None
+    source = source_of(name)
     asked = []
 
     def none() -> Definitions:
         asked.append(True)
         return Definitions({})
 
-    workflow = load_workflow(name, none, keep_unknown=True)
+    workflow = load_workflow(name if isinstance(source, Path) else source, none, keep_unknown=True)
     if not asked:
         return workflow, None
-    found, workflow = workflow.found, with_unnamed(workflow, Path(name))
+    found, workflow = workflow.found, with_unnamed(workflow, source)
     workflow.found = found
     return workflow, _WITHOUT_CLASSES
 
 
 def _told(name: str, workflow: Workflow, definitions: Definitions | None, width: int) -> Iterator[str]:
     links = len(workflow.links())
-    yield f"{name}: {workflow.found}; {_counted(len(workflow), 'node')}, {_counted(links, 'link')}"
+    yield f"{name}: {workflow.found}; {counted(len(workflow), 'node')}, {counted(links, 'link')}"
     yield ""
     yield from Trees(workflow, definitions, width).lines()
     for title, lines in _sections(workflow, definitions).items():
         if lines:
-            yield from ("", f"{title}:", *(f"  {line}" for line in lines))
+            yield from ("", f"{title}:", *(part for line in lines for part in _indented(line, width)))
+
+
+def _indented(line: str, width: int) -> list[str]:
+    """Indent a line, and wrap it where somebody looks at it; whoever reads a pipe wants it whole."""
+    if not (sys.stdout.isatty() or "COLUMNS" in os.environ):
+        return [f"  {line}"]
+    return textwrap.wrap(
+        line, width, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _sections(workflow: Workflow, definitions: Definitions | None) -> dict[str, list[str]]:
@@ -97,10 +113,6 @@ def _sections(workflow: Workflow, definitions: Definitions | None) -> dict[str, 
 def _size(size: dict[str, int]) -> str:
     more = [f"{name} {value}" for name, value in size.items() if name not in ("width", "height")]
     return ", ".join([f"{size['width']} x {size['height']}", *more])
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _plain(workflow: Workflow, definitions: Definitions | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -29,7 +30,7 @@ def nodes(
     Graphs are built of them in Python, completed by the editor and checked by mypy or pyright; see acomfy.building.
     """
     with in_words():
-        if out.suffix not in (".py", ".pyi") or not out.stem.isidentifier():
+        if out.suffix not in (".py", ".pyi") or not out.stem.isidentifier() or keyword.iskeyword(out.stem):
             raise UsageError(f"--out {out}: Python imports no module of that name; write for example nodes.py")
         generated = generate(Classes(server, simulate, object_info)())
         for path, text in ((out.with_suffix(".py"), generated.module), (out.with_suffix(".pyi"), generated.stub)):

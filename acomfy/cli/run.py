@@ -16,7 +16,7 @@ from rich.console import Console
 from ..client import Client
 from ..errors import AcomfyError, ServerError
 from ..workflow import Workflow
-from .arguments import UsageError, Variants, load_workflow, read_seed, with_settings
+from .arguments import Seed, UsageError, Variants, load_workflow, read_seed, seed_inputs, with_settings
 from .bars import Terminal
 from .classes import Classes, Server, Simulate
 from .ends import FAILED, NO_SERVER, OTHER_CODES, SUCCEEDED, accept_any_text, in_words
@@ -52,7 +52,7 @@ def run(
         typer.Argument(
             metavar="WORKFLOW",
             help="A workflow: a file of the editor, in API format or its own, or a picture, film or sound that ComfyUI "
-            "saved; or a shipped example: text_to_image, text_to_image_stream.",
+            "saved; - is stdin; or a shipped example: text_to_image, text_to_image_stream.",
         ),
     ],
     server: Server = None,
@@ -106,7 +106,7 @@ def _plan(
     """Check everything that can be checked before the first prompt is sent."""
     classes = Classes(server, simulate, None)  # asked for only when the workflow is in the editor's own format
     workflow = with_settings(load_workflow(name, classes), settings)
-    variants = Variants(workflow, read_seed(seed), count)
+    variants = _variants(workflow, read_seed(seed), count, classes)
     for directory in (out, *([sheet.parent] if sheet else [])):
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -115,6 +115,14 @@ def _plan(
     if sheet is not None and not can_be_written(sheet):
         raise UsageError(f"--sheet {sheet}: a picture's name ends in .png, .jpg, .webp or another that Pillow writes")
     return Plan(workflow, variants, classes.url, limit, out, sheet)
+
+
+def _variants(workflow: Workflow, seed: Seed, count: int, classes: Classes) -> Variants:
+    """Find the seeds by the server's definitions if they are at hand, or if no input is called a seed."""
+    definitions = classes.known
+    if seed is not None and definitions is None and not seed_inputs(workflow):
+        definitions = classes()
+    return Variants(workflow, seed, count, definitions)
 
 
 def _for_people() -> Report:

@@ -15,6 +15,7 @@ from ..workflow import Workflow, is_link, title_of
 
 _NARROWEST = 40  # columns that are left for the text; a branch that leaves less begins again at the margin
 _LONGEST_VALUE = 60
+_LONGEST_PROSE = 500  # prompts are what one looks for
 _PLAIN = re.compile(r"[\w./:+-]+")
 
 
@@ -79,7 +80,13 @@ class Trees:
         if node is None:
             return node_id
         title, class_type = title_of(node), node["class_type"]
-        return f"{node_id} {class_type}{f' {title!r}' if title and title != class_type else ''}"
+        return f"{node_id} {class_type}{f' {title!r}' if title and self._says_more(title, class_type) else ''}"
+
+    def _says_more(self, title: str, class_type: str) -> bool:
+        """Tell whether a title is not what the editor gives to every new node of the class."""
+        if self._definitions is not None and class_type in self._definitions:
+            return title not in (class_type, self._definitions[class_type].display_name)
+        return _letters(title) != _letters(class_type)  # "Save Image" says nothing of a SaveImage
 
     def _output(self, node_id: str, slot: int) -> str:
         """Name the output that is taken, where the node has several or it is not the first."""
@@ -96,7 +103,12 @@ def _shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     if isinstance(value, str) and _PLAIN.fullmatch(value):
         text = value
-    return text if cell_len(text) <= _LONGEST_VALUE else f"{set_cell_size(text, _LONGEST_VALUE - 1).rstrip()}…"
+    longest = _LONGEST_PROSE if isinstance(value, str) and " " in value else _LONGEST_VALUE
+    return text if cell_len(text) <= longest else f"{set_cell_size(text, longest - 1).rstrip()}…"
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text)).casefold()
 
 
 def sizes(nodes: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, int]]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,13 @@ _NAMES = {
 }
 
 
-def with_unnamed(workflow: Workflow, path: Path) -> Workflow:
+def with_unnamed(workflow: Workflow, source: Path | bytes) -> Workflow:
     """Add the values that a file of the editor holds to nodes of which nothing but the links is known.
 
     A value whose name is not known is named by its place: ``value 1``.
     """
     filled = workflow.copy()
-    for node_id, node in _saved_nodes(_editor_json(path)):
+    for node_id, node in _saved_nodes(_editor_json(source)):
         values = node.get("widgets_values")
         if node_id not in filled or not isinstance(values, list):
             continue
@@ -58,10 +59,11 @@ def with_unnamed(workflow: Workflow, path: Path) -> Workflow:
     return filled
 
 
-def _editor_json(path: Path) -> Mapping[str, Any]:
-    with path.open("rb") as file:
+def _editor_json(source: Path | bytes) -> Mapping[str, Any]:
+    with source.open("rb") if isinstance(source, Path) else BytesIO(source) as file:
         embedded = read_embedded_file(file)
-    found = embedded.workflow if embedded.kind else json.loads(path.read_bytes())
+        file.seek(0)
+        found = embedded.workflow if embedded.kind else json.loads(file.read())
     return found if isinstance(found, Mapping) else {}
 
 

@@ -33,6 +33,7 @@ function that gives them, which is called only when they are needed."""
 Format: TypeAlias = Literal["prompt", "workflow", "request"]
 
 _HEAD = 512
+_BEFORE_JSON = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"  # byte order marks, and what UTF-16 and UTF-32 put beside ASCII
 _WORDS = {"prompt": "prompt", "workflow": "editor's workflow", "request": "request for POST /prompt"}
 _NEEDS_OBJECT_INFO = (
     "{name} holds the editor's own workflow format, and to make a prompt of it takes the node classes of the server: "
@@ -84,21 +85,32 @@ def read(source: Source, conversion: Conversion) -> tuple[Graph, Found]:
     if isinstance(source, bytes | bytearray):
         return _read_file(BytesIO(source), "the data", conversion)
     with Path(source).open("rb") as file:
-        return _read_file(file, os.fspath(source), conversion)
+        seekable = file if file.seekable() else BytesIO(file.read())  # a pipe
+        return _read_file(seekable, os.fspath(source), conversion)
 
 
 def _read_file(file: BinaryIO, name: str, conversion: Conversion) -> tuple[Graph, Found]:
     from ..embedded import kind_of, read_embedded_file
 
-    kind = kind_of(file.read(_HEAD))
+    head = file.read(_HEAD)
+    kind = kind_of(head)
     file.seek(0)
     if not kind:
+        _check_begins_as_json(head, name)
         return _graph(_parsed(file.read(), name), "json", name, conversion)
     try:
         embedded = read_embedded_file(file)
     except MetadataError as exc:
         raise WorkflowFormatError(f"{name}: {exc}") from exc
     return _embedded_graph(embedded, name, conversion)
+
+
+def _check_begins_as_json(head: bytes, name: str) -> None:
+    """Refuse what is no JSON object before all of it is read: it may be a model of many gigabytes."""
+    text = head.lstrip(_BEFORE_JSON)
+    if text[:1] not in (b"{", b"[") and (text or b"\0" in head or not head):
+        what = "it begins neither as JSON does nor as a kind of file that ComfyUI writes" if head else "it is empty"
+        raise WorkflowFormatError(f"{name} holds no workflow: {what}")
 
 
 def _embedded_graph(embedded: Embedded, name: str, conversion: Conversion) -> tuple[Graph, Found]:
@@ -168,5 +180,9 @@ def definitions_of(object_info: ObjectInfo) -> Definitions:
 def _parsed(text: str | bytes | bytearray, name: str) -> Any:
     try:
         return json.loads(text)  # not orjson: integers of any size stay exact
-    except (ValueError, RecursionError) as exc:
+    except UnicodeDecodeError as exc:
+        raise WorkflowFormatError(f"{name} is not JSON: byte {exc.start} is no {exc.encoding} text") from None
+    except RecursionError:
+        raise WorkflowFormatError(f"{name} is nested too deeply") from None
+    except ValueError as exc:
         raise WorkflowFormatError(f"{name} is not JSON: {exc}") from None

@@ -363,11 +363,14 @@ async def test_a_prompt_without_client_id_is_followed_by_messages(
 async def test_a_server_that_is_idle_is_asked_one_small_question_a_round(
     server: SimulatedServer, observer: Observer
 ) -> None:
+    async def rounds(count: int) -> None:
+        asked = server.requests["GET", "/prompt"]
+        await server.wait_for(lambda: server.requests["GET", "/prompt"] > asked + count)
+
     await eventually(lambda: observer.overview().known and observer.hears == "open")
-    await eventually(lambda: server.requests["GET", "/prompt"] > 3)
+    await rounds(3)  # in which it looks at what may have happened before the socket was open
     queues, histories = server.requests["GET", "/queue"], server.requests["GET", "/history"]
-    asked = server.requests["GET", "/prompt"]
-    await server.wait_for(lambda: server.requests["GET", "/prompt"] > asked + 10)
+    await rounds(10)
     assert (server.requests["GET", "/queue"], server.requests["GET", "/history"]) == (queues, histories)
 
 

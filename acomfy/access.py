@@ -169,7 +169,7 @@ class Access:
         if (basic := auth or in_url) is not None:
             user, password = _checked_auth(basic)
             self._add_headers({"Authorization": _basic(user, password)})
-            self._secrets.append(password)
+            self._secrets.append(Secret(password))
         elif isinstance(token, str):
             self._set_token(token)
         elif token is not None and self._provider is None:
@@ -188,14 +188,14 @@ class Access:
             name = next((name for name in self.headers if name.lower() == "cookie"), "Cookie")
             pairs = [f"{name}={value}" for name, value in cookies.items()]
             self.headers[name] = Secret("; ".join([*filter(None, [self.headers.get(name)]), *pairs]))
-            self._secrets += cookies.values()
+            self._secrets += map(Secret, cookies.values())
 
     def _add_proxy(self, given: URL) -> None:
         self.options["proxy"] = given.with_user(None)
         if given.user is None:
             return
         value = _basic(given.user, given.password or "")
-        self._secrets += [given.password or "", value.partition(" ")[2]]
+        self._secrets += [Secret(given.password or ""), Secret(value.partition(" ")[2])]
         if self.base.scheme == "https":  # the proxy sees the CONNECT alone
             self.options["proxy_headers"] = {"Proxy-Authorization": Secret(value)}
         else:  # it reads each request
@@ -333,7 +333,7 @@ def base_url(url: str) -> URL:
         parsed = _parsed(url)
         if parsed.scheme in ("http", "https") and parsed.host:
             return parsed.with_path(parsed.raw_path.rstrip("/"), encoded=True).with_query(None)
-    shown = re.sub(r"^([a-z]*://)?.*@", r"\1***@", url.partition("?")[0])
+    shown = re.sub(r"^([a-z]*://)?.*@", r"\1***@", url, flags=re.DOTALL | re.IGNORECASE).partition("?")[0]
     raise ValueError(f"a server's address looks like http://127.0.0.1:8188, not {shown!r}")
 
 

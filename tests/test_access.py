@@ -133,6 +133,8 @@ async def test_no_two_credentials_of_one_kind_are_taken() -> None:
         ({"params": {"a": 5}}, TypeError),
         ({"proxy": "socks5://jo:secret@host:1"}, ValueError),
         ({"proxy": "http://jo:secret@[host"}, ValueError),
+        ({"url": "http://jo:secret?x@host"}, ValueError),
+        ({"url": "HTTP://jo:secret#\n@host:x"}, ValueError),
         ({"ssl": None}, TypeError),
         ({"ssl": "secret"}, TypeError),
         ({"api_key": "secret"}, ValueError),

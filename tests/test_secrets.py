@@ -217,6 +217,15 @@ async def test_not_even_the_variables_in_a_traceback_show_a_header_or_an_account
                 assert_clean(repr(own))
 
 
+async def test_the_variables_of_what_holds_credentials_show_none() -> None:
+    """Debuggers and error trackers write them out: ``repr(vars(...))``."""
+    for user, options in ways_in():
+        proxy = f"http://user:{quote(CANARY, safe='')}@proxy"
+        async with acomfy.Client(f"http://{user}host", proxy=proxy, **options) as client:
+            for thing in (client, client._transport, client._transport._access, client._sessions, client._submission):
+                assert_clean(repr(vars(thing)))
+
+
 async def test_nothing_that_holds_credentials_is_pickled() -> None:
     async with acomfy.Client("http://user:secret@host") as client:
         for thing in (client, client.api, client._transport, client._sessions, client._submission):

@@ -1,5 +1,7 @@
 """The asyncio client for ComfyUI: many prompts over one WebSocket, each awaited like a coroutine."""
 
+import typing
+
 from .api import Upload
 from .captures import Masked
 from .client import Client
@@ -52,15 +54,19 @@ from .events import (
 from .job import Job
 from .listings import HistoryEntry, JobInfo, JobPage
 from .look import QueueItem, QueueSnapshot
-from .placement import Placement, ServerState
-from .pool import Pool, PoolStats, ServerStats
-from .pool_job import PoolJob
 from .result import Output, Result
 from .retry import RetryPolicy
 from .server_info import Asset, Device, LogEntry, SystemStats, UserFile
 from .stream import EventStream
 from .verdict import JobState
 from .workflow import Node, Workflow
+
+if typing.TYPE_CHECKING:
+    from .placement import Placement, ServerState
+    from .pool import Pool, PoolStats, ServerStats
+    from .pool_job import PoolJob
+else:
+    from .late import __getattr__ as __getattr__
 
 __all__ = [
     "AcomfyError",

@@ -43,6 +43,7 @@ SHELL = (
     ("pool_server",),
     ("pool_dispatch",),
     ("pool",),
+    ("late",),
     ("__init__",),
 )
 EDGES = (

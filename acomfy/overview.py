@@ -157,7 +157,8 @@ class ServerView:
         self.remaining: int | None = None
         self.statuses = 0
         self._stats: SystemStats | None = None
-        self._queue: QueueSnapshot | None = None
+        self._running_items: tuple[QueueItem, ...] = ()
+        self._waiting: tuple[Waiting, ...] = ()  # not the snapshot: that holds all graphs
         self._queue_known = False
         self._ended: tuple[Ended, ...] = ()
         self._since: dict[str, tuple[float, bool]] = {}
@@ -195,14 +196,15 @@ class ServerView:
 
     def take_queue(self, queue: QueueSnapshot, now: float) -> bool:
         """Take the answer to ``GET /queue``; tell whether other prompts run, or wait, than before."""
-        changed = self._queue is None or _ids(self._queue) != _ids(queue)
+        waiting = tuple(_waiting(item) for item in queue.pending)
+        changed = (self._running_items, self._waiting) != (queue.running, waiting)
         running = {item.prompt_id for item in queue.running}
         if not running <= self._since.keys():
             self._bar = None if self._queue_known else self._bar
         self._since = {
             prompt_id: self._since.get(prompt_id, (now, not self._queue_known)) for prompt_id in sorted(running)
         }
-        self._queue, self._queue_known = queue, True
+        self._running_items, self._waiting, self._queue_known = queue.running, waiting, True
         known = queue.ids()
         for told in (self._steps, self._states, self._ran):
             for prompt_id in told.keys() - known:
@@ -260,14 +262,13 @@ class ServerView:
     def overview(self, now: float) -> Overview:
         """Put together what is known."""
         reason, since = self._failure or ("", now)
-        queue = self._queue or QueueSnapshot((), ())
         open_line = (self._line.rstrip(),) if self._line.strip() else ()
         return Overview(
             version=self._stats.comfyui_version if self._stats is not None else None,
             failure=reason,
             failing_for=max(0.0, now - since),
-            running=tuple(self._running(item, now) for item in queue.running),
-            waiting=tuple(_waiting(item) for item in queue.pending),
+            running=tuple(self._running(item, now) for item in self._running_items),
+            waiting=self._waiting,
             ended=self._ended,
             memories=tuple(memories(self._stats)) if self._stats is not None else (),
             preview=None if self._preview is None else self._preview[1],
@@ -361,10 +362,6 @@ def summary(graph: Mapping[str, Any]) -> str:
 def short(prompt_id: str) -> str:
     """Shorten an id for a person."""
     return prompt_id[:_ID_LENGTH]
-
-
-def _ids(queue: QueueSnapshot) -> tuple[tuple[str, ...], ...]:
-    return tuple(item.prompt_id for item in queue.running), tuple(item.prompt_id for item in queue.pending)
 
 
 def _waiting(item: QueueItem) -> Waiting:

@@ -17,6 +17,7 @@ _PICTURE_FROM = 72  # columns of a terminal that has room for a picture
 _NARROW = 60
 _BAR_WIDTH = 40
 _GB = 1e9
+_LOGGED = 12  # lines of the log in a report
 _STATES = {"completed": ("done", "green"), "failed": ("failed", "bold red"), "cancelled": ("stopped", "yellow")}
 _SOCKETS = {
     "open": ("", ""),
@@ -152,37 +153,45 @@ def _running(prompt: Running, frame: Frame) -> list[RenderableType]:
 
 @dataclass(frozen=True, slots=True)
 class _Section:
-    """Lines under a title; when some do not fit, the first are shown, or the last."""
+    """Lines under a title; when some do not fit, the first are shown, or the last.
+
+    Attributes:
+        count: How many there are, with those that could not be shown anyway.
+    """
 
     title: Text
     lines: Sequence[RenderableType]
+    count: int
     last: bool = False
 
 
 def _sections(overview: Overview, frame: Frame) -> list[_Section]:
-    waiting = [_waiting(place, prompt, frame) for place, prompt in enumerate(overview.waiting, 1)]
+    count = len(overview.waiting)
+    waiting = [_waiting(place, prompt, frame) for place, prompt in enumerate(overview.waiting[: frame.height], 1)]
     ended = [_ended(prompt, frame) for prompt in overview.ended]
     logged = [_line(frame, (f"  {_plain(line)}", "dim")) for line in overview.lines]
     found = (
-        _Section(_line(frame, (f"waiting: {len(waiting)}", "bold")), waiting),
-        _Section(_line(frame, ("ended, newest first", "bold")), ended),
-        _Section(_line(frame, ("log", "bold")), logged, last=True),
+        _Section(_line(frame, (f"waiting: {count}", "bold")), waiting, count),
+        _Section(_line(frame, ("ended, newest first", "bold")), ended, len(ended)),
+        _Section(_line(frame, ("log", "bold")), logged, len(logged), last=True),
     )
     return [section for section in found if section.lines]
 
 
 def _fitted(sections: Sequence[_Section], room: int | None) -> Iterable[RenderableType]:
     """Give the lines that fit: each section gets one more in turn, until there is no room."""
+    lengths = [len(section.lines) for section in sections]
     if room is None:
-        room = sum(2 + min(len(section.lines), 12 if section.last else len(section.lines)) for section in sections)
-        counts = [min(len(section.lines), 12) if section.last else len(section.lines) for section in sections]
+        counts = [
+            min(length, _LOGGED) if section.last else length for section, length in zip(sections, lengths, strict=True)
+        ]
     else:
-        counts = _shares([len(section.lines) for section in sections], room)
+        counts = _shares(lengths, room)
     for section, count in zip(sections, counts, strict=True):
         if not count:
             continue
         yield Text("")
-        title, more = section.title.copy(), len(section.lines) - count
+        title, more = section.title.copy(), section.count - count
         if more and not section.last:
             title.append(f" ({count} shown)", "dim")
         yield title

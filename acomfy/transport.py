@@ -308,7 +308,8 @@ class Transport:
         if size is not None:
             headers = {"Content-Length": str(size), **(headers or {})}
         response = await self.request(method, path, params=params, data=body, headers=headers, size=size)
-        return await self.read_json(response, empty=True)
+        async with response:  # which waits until nothing of the body is read any more
+            return await self.read_json(response, empty=True)
 
     # --- The one way out -------------------------------------------------------------------------------------------
 

@@ -309,6 +309,8 @@ class PromptRejected(AcomfyError):
         else:
             head = f"the server refused the prompt: {self.message or self.error_type or 'no reason given'}"
         if not self.problems:
+            if self.error_type == "prompt_outputs_failed_validation":  # execution.py before 0.20 names no cycle
+                head += "; it names no node: do links go round in a circle?"
             return f"{head} ({_shorten(self.details, 300)})" if self.details else head
         shown = "".join(f"\n  - {problem}" for problem in self.problems[:_SHOWN_PROBLEMS])
         more = len(self.problems) - _SHOWN_PROBLEMS
@@ -338,7 +340,19 @@ def node_problem(node_id: str, class_type: str | None, title: str | None, error:
         input_name=_text_or_none(extra.get("input_name")),
         received=extra.get("received_value"),
         allowed=_allowed(extra.get("input_config")),
+        hint=_hint(error, extra),
     )
+
+
+def _hint(error: Mapping[str, Any], extra: Mapping[str, Any]) -> str:
+    """Say what an exception of the server's own validation (execution.py validate_prompt) most likely means."""
+    if error.get("type") not in ("exception_during_validation", "exception_during_inner_validation"):
+        return ""
+    if extra.get("exception_type") == "KeyError":
+        return f"an input seems to be linked to the node {error.get('details')}, which is not in the prompt"
+    if extra.get("exception_type") == "IndexError":
+        return "an input seems to be linked to an output that the node there does not have; they count from 0"
+    return ""
 
 
 def _allowed(input_config: Any) -> Any:

@@ -327,6 +327,26 @@ def test_a_problem_of_the_whole_prompt_and_a_hint_are_part_of_the_sentence() -> 
     assert problem.nearest is None
 
 
+@pytest.mark.parametrize(
+    ("exception", "details", "words"),
+    [
+        ("KeyError", "'77'", "linked to the node '77', which is not in the prompt"),
+        ("IndexError", "tuple index out of range", "an output that the node there does not have"),
+        ("TypeError", "tuple indices must be integers", "(tuple indices must be integers)"),
+    ],
+)
+def test_an_exception_of_the_servers_validation_is_put_into_words(exception: str, details: str, words: str) -> None:
+    for kind in ("exception_during_validation", "exception_during_inner_validation"):
+        error = {"type": kind, "message": "Exception when validating node", "details": details}
+        extra = {"exception_type": exception, "traceback": []}
+        assert words in str(PromptRejected({}, {"2": {"errors": [{**error, "extra_info": extra}]}}))
+
+
+def test_a_refusal_that_names_no_node_may_be_a_cycle() -> None:
+    error = {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed validation", "details": ""}
+    assert "do links go round in a circle?" in str(PromptRejected(error, {}))
+
+
 def test_a_refusal_takes_problems_that_were_found_elsewhere() -> None:
     problem = NodeProblem("7", "X", None, "missing_node_type", "Not found", "", None, None, None)
     error = PromptRejected(ERROR, {}, problems=[problem])

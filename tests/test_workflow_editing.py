@@ -283,6 +283,15 @@ def test_a_model_and_a_clip_from_different_nodes(workflow: Workflow) -> None:
     assert lora["12"]["inputs"] | {"model": ["10", 0], "clip": ["11", 0]} == lora["12"]["inputs"]
 
 
+def test_the_clip_of_the_models_own_loader_is_taken_when_there_are_several(workflow: Workflow) -> None:
+    refiner = workflow.add("CheckpointLoaderSimple", {"ckpt_name": "refiner"}, node_id="20")
+    refiner = refiner.add("CLIPTextEncode", {"text": "", "clip": ["20", 1]}, node_id="21")
+    refiner = refiner.add("KSampler", {"model": ["20", 0], "positive": ["21", 0]}, node_id="22")
+    patched = refiner.insert_lora("a", model="20", node_id="30")
+    assert patched["30"]["inputs"]["clip"] == ["20", 1] and patched["21"]["inputs"]["clip"] == ["30", 1]
+    assert patched["6"] == refiner["6"]
+
+
 def test_which_model_must_be_clear(workflow: Workflow) -> None:
     second = workflow.add("UNETLoader", node_id="10").add("KSampler", {"model": ["10", 0]}, node_id="11")
     with pytest.raises(WorkflowError) as problem:

@@ -330,8 +330,8 @@ class Workflow(MutableMapping[str, dict[str, Any]]):
             lora_name: The file, as the server lists it.
             strength_clip: None is that of the model.
             model: The output that gives the model; None finds the one that all models come from.
-            clip: The output that gives the clip; True finds it if there is one, False leaves the clip as it is
-                (LoraLoaderModelOnly).
+            clip: The output that gives the clip; True finds it if there is one (of several, that of the model's own
+                loader), False leaves the clip as it is (LoraLoaderModelOnly).
             object_info: Finds models and clips by the types of inputs, not by the names "model" and "clip".
 
         Raises:

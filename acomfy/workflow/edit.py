@@ -164,7 +164,7 @@ def lora_inserted(
     if clip is False:
         clip_place = None
     elif clip is True:
-        clip_place = _origin(nodes, "clip", definitions, optional=True)
+        clip_place = _origin(nodes, "clip", definitions, beside=model_place[0])
     else:
         clip_place = place_of(nodes, clip)
     inputs: dict[str, Any] = {"lora_name": lora_name, "strength_model": strengths[0]}
@@ -181,11 +181,14 @@ def lora_inserted(
     return {**_relinked(nodes, lambda place: instead.get(place, place)), **new}
 
 
-def _origin(nodes: Nodes, name: str, definitions: Definitions | None, *, optional: bool = False) -> Any:
+def _origin(nodes: Nodes, name: str, definitions: Definitions | None, *, beside: str | None = None) -> Any:
     """Find the one output that all models, or clips, of a graph come from.
 
     It is taken by an input of that name (by one of the type MODEL, or CLIP, when the definitions are given), and its
     node takes none itself: a loader, not one of the nodes that patch what they are given.
+
+    Args:
+        beside: Of several, the one of this node is meant; and there may be none.
     """
 
     def takes(node_id: str, input_name: str) -> bool:
@@ -201,9 +204,10 @@ def _origin(nodes: Nodes, name: str, definitions: Definitions | None, *, optiona
         for place in taken
         if place[0] in nodes and not any(takes(place[0], link.input_name) for link in links_into(nodes, place[0]))
     ]
-    if len(origins) == 1:
-        return origins[0]
-    if not origins and optional:
+    meant = origins if len(origins) == 1 else [place for place in origins if place[0] == beside]
+    if len(meant) == 1:
+        return meant[0]
+    if not origins and beside is not None:
         return None
     listed = ", ".join(f"{describe(place[0], nodes[place[0]])} slot {place[1]}" for place in origins)
     what = f"there are several: {listed}" if origins else "no input takes one"

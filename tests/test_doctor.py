@@ -81,7 +81,8 @@ def levels(found: dict[str, Finding], level: Level) -> set[str]:
         (Answer(HERE, 308, location=f"{HERE}/"), "access", "redirects", "adds a slash"),
         (Answer(HERE, 302, location="http://gpu:8188/c/system_stats"), "address", "redirects", "http://gpu:8188/c"),
         (Answer(HERE, 401, challenge='Basic realm="x"', server="nginx"), "access", "it wants Basic", "user:password@"),
-        (Answer(HERE, 403), "access", "403", "Origin"),
+        (Answer(HERE, 403, server="nginx", text="no"), "access", "refused: 403 (by nginx)", "credentials"),
+        (Answer(HERE, 403, server="Python/3.12 aiohttp/3.11"), "access", "refuses the origin", "--enable-cors-header"),
         (Answer(HERE, 407), "access", "407", "proxy="),
         (Answer(HERE, 502, "text/html", "nginx"), "server", "(by nginx) gets no answer", "another port"),
         (Answer(HERE, 400, text="plain HTTP request was sent to HTTPS port"), "address", "https", "https://gpu:8188"),
@@ -337,6 +338,7 @@ async def test_https_without_a_known_certificate_says_so(server: SimulatedServer
     async with answering(Doorkeeper(server.port, {}).handle, server_tls()) as url:
         found = await examined(url)
         assert "certificate" in found["server"].text and "ssl=False" in found["server"].advice
+        assert "0.3.64 answers if its certificate is not checked" in found["certificate"].text
         plain = await examined(url.replace("https:", "http:"))
     assert plain["address"].values == {"found": url}
 

@@ -261,7 +261,7 @@ def test_a_server_that_does_not_answer_shows_what_was_known(overview: Overview) 
     view = ServerView()
     view.failed("connection refused\x1b[2J", 0.0)
     text = drawn(view.overview(65.0), 80, 24)
-    assert "no answer for 1:05: connection refused\\x1b[2J" in text
+    assert "failing for 1:05: connection refused\\x1b[2J" in text
     text = drawn(ServerView().overview(0.0), 80, 24)
     assert "asking" in text
 

@@ -80,7 +80,7 @@ class Examination:
         except ServerError as exc:
             self.unreachable = isinstance(exc, ServerUnreachable)
             yield diagnosis.judge_failure(exc)
-            async for finding in self._elsewhere():
+            async for finding in self._elsewhere(certificate="certificate" in str(exc)):
                 yield finding
             return
         judged = diagnosis.judge_answer(first)
@@ -160,11 +160,13 @@ class Examination:
             return None
         return answer.json if answer.status == 200 else None
 
-    async def _elsewhere(self) -> AsyncIterator[Finding]:
-        """Look for a ComfyUI at other addresses of the host, without credentials."""
-        if self._access.unix_socket is not None:
-            return
-        for address in diagnosis.other_addresses(self.url):
+    async def _elsewhere(self, *, certificate: bool = False) -> AsyncIterator[Finding]:
+        """Look for a ComfyUI at other addresses of the host, without credentials.
+
+        Args:
+            certificate: At this address too, whose certificate could not be checked.
+        """
+        for address in [self.url][:certificate] + diagnosis.other_addresses(self.url):
             access = Access(address, ssl=False)
             sessions = Sessions(access, None)
             try:
@@ -175,7 +177,9 @@ class Examination:
                 continue
             finally:
                 await sessions.close()
-            yield diagnosis.judge_elsewhere(address, stats.comfyui_version)
+            version = stats.comfyui_version
+            own = address == self.url
+            yield diagnosis.judge_unchecked(version) if own else diagnosis.judge_elsewhere(address, version)
             return
 
     async def _latency(self) -> AsyncIterator[Finding]:

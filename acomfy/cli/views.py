@@ -80,7 +80,7 @@ def _head(overview: Overview, frame: Frame) -> list[RenderableType]:
     first = _line(frame, (_plain(name), "bold"), " at ", _plain(frame.url))
     if overview.failure:
         since = clock(overview.failing_for)
-        return [first, _line(frame, (f"no answer for {since}: {_plain(overview.failure)}", "bold red")), Text("")]
+        return [first, _line(frame, (f"failing for {since}: {_plain(overview.failure)}", "bold red")), Text("")]
     if not overview.known:
         return [first, _line(frame, ("asking ...", "dim")), Text("")]
     words, style = _SOCKETS[frame.hears]

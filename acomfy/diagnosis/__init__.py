@@ -18,6 +18,7 @@ from .way import (
     judge_failure,
     judge_latency,
     judge_proxy,
+    judge_unchecked,
     other_addresses,
 )
 
@@ -41,6 +42,7 @@ __all__ = [
     "judge_proxy",
     "judge_queue",
     "judge_socket",
+    "judge_unchecked",
     "judge_uploads",
     "judge_users",
     "judge_version",

@@ -27,9 +27,10 @@ _CREDENTIALS = (
     "put user and password into the address (https://user:password@host), or a token that goes in the query "
     "(https://host?token=...); in Python: auth, token, headers, cookies of Client"
 )
-_FORBIDDEN = (
-    "the proxy wants other credentials, or another address of ours; or it adds an Origin or Sec-Fetch-Site, which "
-    "ComfyUI refuses when it is another site's (--enable-cors-header lifts that): acomfy sends neither"
+_FORBIDDEN = "the proxy wants credentials, other ones, or another address of ours"
+_ORIGIN = (
+    "a proxy adds an Origin or Sec-Fetch-Site of another site, which acomfy does not send: have it take them away "
+    '(nginx: proxy_set_header Origin "";), or start ComfyUI with --enable-cors-header'
 )
 
 
@@ -116,6 +117,8 @@ def _refused(answer: Answer) -> Finding | None:
             wanted = f"; it wants {answer.challenge}" if answer.challenge else ""
             text = f"credentials are missing or wrong: 401{who}{wanted}"
             return problem("access", text, _CREDENTIALS, status=status)
+        case 403 if "aiohttp" in answer.server.lower() and not answer.text:
+            return problem("access", "ComfyUI refuses the origin: 403", _ORIGIN, status=status)
         case 403:
             return problem("access", f"access is refused: 403{who}", _FORBIDDEN, status=status)
         case 407:
@@ -162,6 +165,13 @@ def judge_elsewhere(address: str, version: str | None) -> Finding:
     """Tell of a ComfyUI that was found at another address of the host."""
     name = f"ComfyUI {version}" if version else "a ComfyUI"
     return ok("address", f"{name} answers at {address}", "give that address", found=address)
+
+
+def judge_unchecked(version: str | None) -> Finding:
+    """Tell of a ComfyUI that answers if its certificate is not checked."""
+    name = f"ComfyUI {version}" if version else "a ComfyUI"
+    advice = "where the certificate is the server's own: ssl=False, or an ssl.SSLContext that knows it, of Client"
+    return ok("certificate", f"{name} answers if its certificate is not checked", advice)
 
 
 def _base(url: str) -> str:

@@ -69,7 +69,7 @@ async def test_comfy_toolkit_follows_a_prompt_and_downloads_its_picture(server: 
         data: bytes = client.download(result["images"][0])
         return data
 
-    assert size_of(await in_thread(run)) == (64, 64)
+    assert size_of(await tried()) == (64, 64)
     assert (4, 4) in steps
     assert server.prompts[0]["prompt"]["6"]["inputs"]["text"] == "a lighthouse"
 
@@ -125,6 +125,13 @@ async def test_comfy_sdk_runs_a_workflow_through_the_official_proxy(
             data: bytes = job.get_outputs("9")[0].to_bytes()
             return data
 
+    async def tried() -> bytes:
+        """Run it until the proxy sees the end: a prompt that ends between its two looks has expired, to it."""
+        for _ in range(4):
+            with suppress(comfy_sdk.exceptions.JobFailed):
+                return await in_thread(run)
+        return await in_thread(run)
+
     async with proxied(server, tmp_path) as url:
         monkeypatch.setenv("COMFY_BASE_URL", url)
-        assert size_of(await in_thread(run)) == (64, 64)
+        assert size_of(await tried()) == (64, 64)

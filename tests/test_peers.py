@@ -69,7 +69,7 @@ async def test_comfy_toolkit_follows_a_prompt_and_downloads_its_picture(server: 
         data: bytes = client.download(result["images"][0])
         return data
 
-    assert size_of(await tried()) == (64, 64)
+    assert size_of(await in_thread(run)) == (64, 64)
     assert (4, 4) in steps
     assert server.prompts[0]["prompt"]["6"]["inputs"]["text"] == "a lighthouse"
 

@@ -384,6 +384,19 @@ async def test_a_socket_that_says_nothing_is_a_problem() -> None:
     assert "no first status comes" in found["WebSocket"].text
 
 
+@pytest.mark.parametrize("body", ["", "null", "[]", "{}", '{"queue_running": 5}', '{"x": {"outputs": 5}}', "<html>"])
+@pytest.mark.parametrize("status", [200, 204, 302, 400, 429, 500])
+async def test_a_server_that_talks_nonsense_is_examined_to_the_end(body: str, status: int) -> None:
+    async def odd(request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/system_stats":
+            return web.json_response(STATS)
+        return web.Response(status=status, text=None if status == 204 else body)
+
+    async with answering(odd) as url:
+        found = await examined(url)
+    assert found["server"].level is Level.OK and found["WebSocket"].level is Level.PROBLEM
+
+
 # --- The command -----------------------------------------------------------------------------------------------------
 
 

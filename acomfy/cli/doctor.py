@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from ..diagnosis import Finding, Level, exit_code
@@ -23,7 +24,7 @@ EXIT_CODES = (
 
 _STYLES = {Level.OK: "green", Level.UNKNOWN: "dim", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
 _WORDS = {Level.UNKNOWN: "?"}
-_INDENT = " " * 9
+_LEVEL_WIDTH = 8
 
 
 def doctor(
@@ -35,8 +36,8 @@ def doctor(
 ) -> None:
     """Examine a server and the way to it, and say what to do about what is wrong.
 
-    Nothing is run, and nothing is changed. Two prompts without content are posted, which ComfyUI refuses; its log tells
-    of them. That shows whether messages arrive, and how much a proxy lets through.
+    Nothing is run, and nothing is changed. Three prompts without content are posted, which ComfyUI refuses; its log
+    tells of them. That shows whether messages arrive, and how much a proxy lets through.
     """
     with in_words():
         code = asyncio.run(_examine(server_url(url), as_json))
@@ -65,11 +66,22 @@ async def _examine(url: str, as_json: bool) -> int:
 
 
 def _tell(console: Console, finding: Finding) -> None:
-    word, style = _WORDS.get(finding.level, str(finding.level)), _STYLES[finding.level]
-    line = Text.assemble((f"{word:<8} ", style), (f"{finding.check}: ", "bold"), printable(finding.text))
-    console.print(line, soft_wrap=not console.is_terminal)
+    """Print a finding; in a terminal with all its lines below each other, else what is long as one line."""
+    level = Text(_WORDS.get(finding.level, str(finding.level)), _STYLES[finding.level])
+    text = Text.assemble((f"{finding.check}: ", "bold"), printable(finding.text))
+    advice = Text(printable(finding.advice))
+    if console.is_terminal:
+        table = Table.grid(padding=(0, 1))
+        table.add_column(width=_LEVEL_WIDTH)
+        table.add_row(level, text)
+        if finding.advice:
+            table.add_row("", advice)
+        console.print(table)
+        return
+    level.pad_right(_LEVEL_WIDTH + 1 - len(level))
+    console.print(level + text, soft_wrap=True)
     if finding.advice:
-        console.print(Text(f"{_INDENT}{printable(finding.advice)}"), soft_wrap=not console.is_terminal)
+        console.print(Text(" " * (_LEVEL_WIDTH + 1)) + advice, soft_wrap=True)
 
 
 def _sum(found: list[Finding]) -> str:

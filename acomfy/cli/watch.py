@@ -17,12 +17,15 @@ from ..overview import Overview
 from .arguments import server_url
 from .blocks import half_blocks
 from .classes import Server
-from .ends import OTHER_CODES, accept_any_text, in_words
+from .ends import accept_any_text, in_words
 from .observer import Observer
 from .signals import Interrupts
 from .views import Frame, draw, picture_size
 
-EXIT_CODES = f"Exit codes: 0 shown; {OTHER_CODES}, with --once only: otherwise it waits for the server."
+EXIT_CODES = (
+    "Exit codes: 0 shown; 2 the command line is wrong; 3 the server cannot be reached or refuses, when it is shown "
+    "once (else it is waited for)."
+)
 
 _FRAME_TIME = 0.25
 

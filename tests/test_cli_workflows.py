@@ -129,7 +129,7 @@ def test_a_pipe_is_shown_without_a_server_as_a_file_is(tmp_path: Path) -> None:
         (("inspect", "model.ckpt"), 2, "model.ckpt holds no workflow: it begins neither as JSON does nor"),
         (("inspect", "empty.json"), 2, "empty.json holds no workflow: it is empty"),
         (("inspect", "latin.json"), 2, "latin.json is not JSON: byte 7 is no utf-8 text"),
-        (("inspect", "deep.json"), 2, "deep.json is nested too deeply"),
+        (("inspect", "deep.json"), 2, "deep.json is not JSON that can be read: it is nested too deeply"),
         (("nodes", "-o", "class.py", *CLASSES), 2, "Python imports no module of that name"),
         (("nodes", "-o", "my-nodes.py", *CLASSES), 2, "Python imports no module of that name"),
         (("nodes", "-o", "nodes.txt", *CLASSES), 2, "Python imports no module of that name"),

@@ -184,7 +184,7 @@ def test_an_output_is_replaced_by_another_for_all_or_for_some(workflow: Workflow
     assert some["8"]["inputs"] == graph()["8"]["inputs"]
 
 
-@pytest.mark.parametrize("source", [("4",), ("4", "0"), (4, 0), ["4", 0, 0]])
+@pytest.mark.parametrize("source", [("4",), ("4", "0"), (4, 0), ["4", 0, 0], ("4", -1), ("4", True)])
 def test_an_output_that_is_written_otherwise_is_refused(source: Any, workflow: Workflow) -> None:
     with pytest.raises(WorkflowError, match=r"write it as \(NODE, SLOT\)"):
         workflow.rewire(source, ("4", 0))

@@ -78,7 +78,7 @@ def place_of(nodes: Nodes, source: Source) -> Place:
     """
     if isinstance(source, str):
         return query.the_node(nodes, source), 0
-    if len(source) == 2 and isinstance(source[0], str) and isinstance(source[1], int):
+    if len(source) == 2 and isinstance(source[0], str) and type(source[1]) is int and source[1] >= 0:
         return query.the_node(nodes, source[0]), source[1]
     raise WorkflowError(f"{source!r} names no output: write it as (NODE, SLOT), for example ('4', 0)")
 
@@ -103,7 +103,7 @@ def bypassed(nodes: Nodes, names: Iterable[str], definitions: Definitions) -> Ch
             place = further
         return place
 
-    return {**_relinked(nodes, follow), **gone}
+    return {**_relinked(nodes, follow, [node_id for node_id in nodes if node_id not in gone]), **gone}
 
 
 def _passed(node_id: str, node: Mapping[str, Any], definitions: Definitions) -> list[Place | None]:

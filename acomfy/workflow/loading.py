@@ -108,9 +108,13 @@ def _read_file(file: BinaryIO, name: str, conversion: Conversion) -> tuple[Graph
 def _check_begins_as_json(head: bytes, name: str) -> None:
     """Refuse what is no JSON object before all of it is read: it may be a model of many gigabytes."""
     text = head.lstrip(_BEFORE_JSON)
-    if text[:1] not in (b"{", b"[") and (text or b"\0" in head or not head):
-        what = "it begins neither as JSON does nor as a kind of file that ComfyUI writes" if head else "it is empty"
-        raise WorkflowFormatError(f"{name} holds no workflow: {what}")
+    binary = text[:1] not in (b"{", b"[") if text else b"\0" in head
+    if not head:
+        raise WorkflowFormatError(f"{name} holds no workflow: it is empty")
+    if len(head) == _HEAD and binary:
+        raise WorkflowFormatError(
+            f"{name} holds no workflow: it begins neither as JSON does nor as a kind of file that ComfyUI writes"
+        )
 
 
 def _embedded_graph(embedded: Embedded, name: str, conversion: Conversion) -> tuple[Graph, Found]:
@@ -183,6 +187,6 @@ def _parsed(text: str | bytes | bytearray, name: str) -> Any:
     except UnicodeDecodeError as exc:
         raise WorkflowFormatError(f"{name} is not JSON: byte {exc.start} is no {exc.encoding} text") from None
     except RecursionError:
-        raise WorkflowFormatError(f"{name} is nested too deeply") from None
+        raise WorkflowFormatError(f"{name} is not JSON that can be read: it is nested too deeply") from None
     except ValueError as exc:
         raise WorkflowFormatError(f"{name} is not JSON: {exc}") from None

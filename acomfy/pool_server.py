@@ -309,12 +309,17 @@ class PoolServer:
             await self.client.answers()
         async with asyncio.timeout(_LONG):
             await self.client.hear()
-            if self.left:
-                await self.client.clear(self.left)
-                self.left.clear()
+            await self._clear_left()
             await self._read_offer()
         self._answered = self._now()
         self.looked, self.trouble, self._others = True, "", 0
+
+    async def _clear_left(self) -> None:
+        """Take off what was given up here, before anything else is given to it."""
+        if self.left:
+            left = frozenset(self.left)
+            await self.client.clear(left)
+            self.left -= left
 
     async def _read_offer(self) -> None:
         self._stale = False
@@ -352,6 +357,8 @@ class PoolServer:
         self._alarm.clear()
         async with asyncio.timeout(max(self._interval, _SHORTEST)):
             remaining = await self.client.remaining()
+        async with asyncio.timeout(_LONG):
+            await self._clear_left()
         self._answered = self._now()
         self.trouble = ""
         self._others = max(0, remaining - len(self.jobs))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+import discord
 from aiohttp import web
 
 
@@ -27,6 +28,7 @@ class Shown:
     picture: bytes | None = None
     buttons: bool = False
     private: bool = False
+    deleted: bool = False
 
     @property
     def text(self) -> str:
@@ -34,9 +36,14 @@ class Shown:
 
 
 class ChatService:
-    """What both have: the messages, and an event for each change."""
+    """What both have: the messages, and an event for each change.
+
+    Attributes:
+        refusals: Answers to the next edits, before any of them is let through.
+    """
 
     def __init__(self) -> None:
+        self.refusals: list[web.Response] = []
         self.messages: dict[int, Shown] = {}
         self.ids = itertools.count(1000)
         self._changed = asyncio.Event()
@@ -118,7 +125,13 @@ class Telegram(ChatService):
 
     async def _call(self, request: web.Request) -> web.Response:
         form = dict(await request.post())
-        method = getattr(self, "_" + request.match_info["method"], None)
+        name = request.match_info["method"]
+        method = getattr(self, "_" + name, None)
+        if name.startswith("edit"):
+            if self.refusals:
+                return self.refusals.pop(0)
+            if self.messages[int(str(form["message_id"]))].deleted:
+                return refusal(400, "Bad Request: message to edit not found")
         result = True if method is None else await method(form)
         return web.json_response({"ok": True, "result": result})
 
@@ -155,6 +168,12 @@ class Telegram(ChatService):
         return self._message(message_id, text, 1)
 
 
+def refusal(status: int, description: str, **parameters: Any) -> web.Response:
+    """Make Telegram's refusal of a call."""
+    about = {"ok": False, "error_code": status, "description": description, "parameters": parameters}
+    return web.json_response(about, status=status)
+
+
 def _person(user: int) -> dict[str, Any]:
     return {"id": user, "is_bot": False, "first_name": f"user {user}"}
 
@@ -169,11 +188,13 @@ class Discord(ChatService):
 
     def __init__(self) -> None:
         super().__init__()
+        self.ids = itertools.count(discord.utils.time_snowflake(discord.utils.utcnow()))  # their ids tell the time
         self._gateway: web.WebSocketResponse | None = None
         self._sequence = itertools.count(1)
         self._tokens: dict[str, int] = {}
         self.commands: list[str] = []
         self.ready = asyncio.Event()
+        self.edited_later = 0
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=2**26)
@@ -183,6 +204,7 @@ class Discord(ChatService):
         app.router.add_put("/applications/{app}/commands", self._set_commands)
         app.router.add_post("/interactions/{id}/{token}/callback", self._answer)
         app.router.add_patch("/webhooks/{app}/{token}/messages/@original", self._edit)
+        app.router.add_patch("/channels/3/messages/{number}", self._edit_later)
         return app
 
     async def command(self, user: int, text: str) -> str:
@@ -293,9 +315,18 @@ class Discord(ChatService):
         return _json(answer | {"resource": {"type": payload["type"], "message": self._message(number)}})
 
     async def _edit(self, request: web.Request) -> web.Response:
+        return await self._edited(request, self._tokens[request.match_info["token"]])
+
+    async def _edit_later(self, request: web.Request) -> web.Response:
+        self.edited_later += 1
+        return await self._edited(request, int(request.match_info["number"]))
+
+    async def _edited(self, request: web.Request, number: int) -> web.Response:
         payload, picture = await _payload(request)
-        token = request.match_info["token"]
-        number = self._tokens[token]
+        if self.refusals:
+            return self.refusals.pop(0)
+        if self.messages[number].deleted:
+            return web.json_response({"code": 10008, "message": "Unknown Message"}, status=404)
         buttons = bool(payload["components"]) if "components" in payload else self.messages[number].buttons
         self.show(number, payload["content"], picture, buttons)
         return _json(self._message(number))

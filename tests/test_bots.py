@@ -19,7 +19,7 @@ from acomfy.examples import discord_bot, telegram_bot
 from acomfy.examples.orders import Order, TooMany, Turn, Turns
 from acomfy.simulator import SimulatedServer
 
-from .chat_services import Discord, Telegram
+from .chat_services import Discord, Telegram, refusal
 from .conftest import MS
 from .graphs import saved
 
@@ -100,6 +100,24 @@ async def test_an_order_that_fails_says_why(server: SimulatedServer, client: aco
     assert order.pictures is None
 
 
+async def test_what_is_told_of_a_failure_fits_under_a_picture(server: SimulatedServer, client: acomfy.Client) -> None:
+    server.on("SaveImage").fails_with("no room " * 1000)
+    order = Order(client, Turns(), "a", acomfy.Workflow(saved()))
+    async for _ in order.updates(10 * MS):
+        assert len(order.status) <= 1000
+    assert order.status.startswith("It failed")
+
+
+async def test_an_order_outlives_a_restart_of_comfyui(server: SimulatedServer, client: acomfy.Client) -> None:
+    script = server.on("SaveImage").once().waits_for(asyncio.Event())
+    order = Order(client, Turns(), "a", acomfy.Workflow(saved()))
+    await server.wait_for(lambda: script.calls)
+    await server.faults.restart()
+    async for _ in order.updates(10 * MS):
+        pass
+    assert order.status == "Done."
+
+
 # --- Telegram ------------------------------------------------------------------------------------------------------
 
 
@@ -154,6 +172,33 @@ async def test_telegram_lets_nobody_flood_the_others(telegram: Telegram, server:
     event.set()
     await telegram.wait_for_text("Done", 6)
     assert "a quiet wish" in texts(server)[:4]
+
+
+async def test_telegram_is_told_in_the_end_however_often_it_refuses(
+    telegram: Telegram, server: SimulatedServer
+) -> None:
+    event = asyncio.Event()
+    script = server.on("VAEDecode").waits_for(event)
+    telegram.write(5, "/paint a fox")
+    await server.wait_for(lambda: script.calls)
+    await telegram.wait_for_text("Painting")
+    telegram.refusals += [refusal(429, "Too Many Requests", retry_after=1), refusal(502, "Bad Gateway")]
+    event.set()
+    [message] = await telegram.wait_for_text("Done")
+    assert message.picture is not None and message.picture.startswith(b"\x89PNG")
+    assert telegram.refusals == []
+
+
+async def test_who_deletes_telegrams_answer_cancels_it(telegram: Telegram, server: SimulatedServer) -> None:
+    event = asyncio.Event()
+    server.on("CheckpointLoaderSimple").waits_for(event)
+    server.on("VAEDecode").waits_for(asyncio.Event())
+    telegram.write(5, "/paint a fox")
+    [message] = await telegram.wait_for_text("Painting")
+    message.deleted = True
+    event.set()
+    async with asyncio.timeout(5):
+        await server.wait_for(lambda: [entry.state for entry in server.ledger.values()] == ["cancelled"])
 
 
 async def test_telegram_explains_itself(telegram: Telegram) -> None:
@@ -220,6 +265,32 @@ async def test_discord_lets_nobody_flood_the_others(chat: Discord, server: Simul
     event.set()
     await chat.wait_for_text("Done", 6)
     assert "a quiet wish" in texts(server)[:4]
+
+
+async def test_discord_is_told_after_a_quarter_of_an_hour_too(
+    chat: Discord, server: SimulatedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = asyncio.Event()
+    script = server.on("VAEDecode").waits_for(event)
+    await chat.command(5, "a fox")
+    await server.wait_for(lambda: script.calls)
+    monkeypatch.setattr(discord.Interaction, "is_expired", lambda self: True)
+    event.set()
+    [message] = await chat.wait_for_text("Done")
+    assert message.picture is not None and message.picture.startswith(b"\x89PNG")
+    assert chat.edited_later >= 1
+
+
+async def test_who_deletes_discords_answer_cancels_it(chat: Discord, server: SimulatedServer) -> None:
+    event = asyncio.Event()
+    server.on("CheckpointLoaderSimple").waits_for(event)
+    server.on("VAEDecode").waits_for(asyncio.Event())
+    await chat.command(5, "a fox")
+    [message] = await chat.wait_for_text("Painting")
+    message.deleted = True
+    event.set()
+    async with asyncio.timeout(5):
+        await server.wait_for(lambda: [entry.state for entry in server.ledger.values()] == ["cancelled"])
 
 
 def test_the_bot_needs_no_comfyui_to_start() -> None:

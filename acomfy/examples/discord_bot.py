@@ -4,13 +4,16 @@ DISCORD_TOKEN=... python -m acomfy.examples.discord_bot [http://127.0.0.1:8188]
 
 It needs ``pip install "acomfy[discord]"`` and a bot's token. The answer shows where the prompt is in line, then its
 progress with a preview, edited every `INTERVAL` seconds, which Discord's limits allow; a button cancels it, for its
-owner alone. Users take turns, however many prompts one of them sends.
+owner alone. Users take turns, however many prompts one of them sends. Whoever deletes the answer cancels it, too.
 """
 
 import io
 import os
 import sys
+from contextlib import suppress
+from typing import Any
 
+import aiohttp
 import discord
 from discord import app_commands
 
@@ -62,18 +65,36 @@ class Painter(discord.Client):
             await interaction.response.send_message(str(error), ephemeral=True)
             return
         view = Cancel(order, interaction.user.id)
-        await interaction.response.send_message(order.status, view=view)
         try:
+            sent = await interaction.response.send_message(order.status, view=view)
+            answer = Answer(self, interaction, sent.message_id)
             async for _ in order.updates(INTERVAL):
                 if order.pictures is None:
                     preview = order.preview
-                    files = [] if preview is None else [discord.File(io.BytesIO(preview), "preview.jpg")]
-                    await interaction.edit_original_response(content=order.status, attachments=files)
-            files = [discord.File(io.BytesIO(data), name) for name, data in order.pictures or ()]
-            await interaction.edit_original_response(content=order.status, attachments=files, view=None)
+                    with suppress(discord.DiscordServerError, aiohttp.ClientError):  # the next one may get through
+                        await answer.show(order.status, [] if preview is None else [("preview.jpg", preview)])
+            await answer.show(order.status, order.pictures or [], view=None)
+        except discord.NotFound:
+            pass  # it was deleted: nobody waits for it any more
         finally:
             order.cancel()  # does nothing when it is over
             view.stop()
+
+
+class Answer:
+    """The answer to a command. Discord has it edited in that capacity for a quarter of an hour, then as any message."""
+
+    def __init__(self, bot: discord.Client, interaction: discord.Interaction, message_id: int | None) -> None:
+        self.bot, self.interaction, self.message_id = bot, interaction, message_id
+
+    async def show(self, text: str, pictures: list[tuple[str, bytes]], **changes: Any) -> None:
+        files = [discord.File(io.BytesIO(data), name) for name, data in pictures]
+        channel, message = self.interaction.channel_id, self.message_id
+        if self.interaction.is_expired() and channel is not None and message is not None:
+            later = self.bot.get_partial_messageable(channel).get_partial_message(message)
+            await later.edit(content=text, attachments=files, **changes)
+        else:
+            await self.interaction.edit_original_response(content=text, attachments=files, **changes)
 
 
 if __name__ == "__main__":

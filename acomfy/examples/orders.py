@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Hashable
 import acomfy
 
 MOST = 10  # pictures: as many as one message takes, of Discord and of Telegram
+LONGEST = 1000  # letters: Telegram puts no more than 1,024 under a picture
 
 
 class TooMany(Exception):
@@ -50,6 +51,8 @@ class Turns:
     def left(self, turn: Turn) -> None:
         """Take back a place, and serve who is next."""
         self._held[turn.user] -= 1
+        if not self._held[turn.user]:
+            del self._held[turn.user]
         if turn.came.is_set():
             self._free += 1
         else:
@@ -104,7 +107,7 @@ class Order:
     async def _run(self, client: acomfy.Client, turn: Turn, workflow: acomfy.Workflow) -> None:
         try:
             await turn.came.wait()
-            self._job = await client.submit(workflow)
+            self._job = await client.submit(workflow, on_lost="resubmit")  # ComfyUI may restart meanwhile
             result = await self._job
             turn.leave()
             self.pictures = [(image.filename or "picture.png", await image.read()) for image in result.images[:MOST]]
@@ -127,7 +130,7 @@ class Order:
         if self._task.cancelled() or self._task.cancelling() or isinstance(self._error, acomfy.JobCancelled):
             return "Cancelled."
         if self._error is not None:
-            return f"It failed: {self._error}"
+            return f"It failed: {self._error}"[:LONGEST]
         if self.pictures is not None:
             return "Done."
         if self._job is None or self._job.state == "pending":

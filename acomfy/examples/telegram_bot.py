@@ -4,16 +4,21 @@ TELEGRAM_TOKEN=... python -m acomfy.examples.telegram_bot [http://127.0.0.1:8188
 
 It needs ``pip install "acomfy[telegram]"`` and a bot's token. The answer tells how it goes, edited every `INTERVAL`
 seconds, which Telegram's limits allow, and becomes a photo with the first preview; a button cancels it, for its owner
-alone. Users take turns, however many prompts one of them sends.
+alone. Users take turns, however many prompts one of them sends. Whoever deletes the answer cancels it, too.
 """
 
 import asyncio
 import os
 import sys
-from contextlib import suppress
 
 from aiogram import Bot, Dispatcher, F
-from aiogram.exceptions import TelegramBadRequest
+from aiogram.exceptions import (
+    TelegramBadRequest,
+    TelegramForbiddenError,
+    TelegramNetworkError,
+    TelegramRetryAfter,
+    TelegramServerError,
+)
 from aiogram.filters import Command, CommandObject
 from aiogram.types import (
     BufferedInputFile,
@@ -57,17 +62,19 @@ class Painter:
             await message.reply(str(error))
             return
         button = InlineKeyboardMarkup(inline_keyboard=[[InlineKeyboardButton(text="Cancel", callback_data="cancel")]])
-        answer = Answer(await message.reply(order.status, reply_markup=button))
-        key = (answer.message.chat.id, answer.message.message_id)
-        self.orders[key] = (message.from_user.id, order)
+        key: tuple[int, int] | None = None
         try:
+            answer = Answer(await message.reply(order.status, reply_markup=button))
+            key = (answer.message.chat.id, answer.message.message_id)
+            self.orders[key] = (message.from_user.id, order)
             async for _ in order.updates(INTERVAL):
-                if order.pictures is None:
-                    await answer.show(order.status, order.preview, button)
+                if order.pictures is None and not await answer.show(order.status, order.preview, button):
+                    return
             await answer.show(order.status, order.pictures[0][1] if order.pictures else None, None)
         finally:
             order.cancel()  # does nothing when it is over
-            del self.orders[key]
+            if key is not None:
+                del self.orders[key]
 
     async def cancel(self, query: CallbackQuery) -> None:
         message = query.message
@@ -86,16 +93,31 @@ class Answer:
         self.message = message
         self.has_photo = False
 
-    async def show(self, text: str, picture: bytes | None, button: InlineKeyboardMarkup | None) -> None:
-        with suppress(TelegramBadRequest):  # nothing changed, or the user deleted it
-            if picture is not None:
-                media = InputMediaPhoto(media=BufferedInputFile(picture, "picture.png"), caption=text)
-                await self.message.edit_media(media, reply_markup=button)
-                self.has_photo = True
-            elif self.has_photo:
-                await self.message.edit_caption(caption=text, reply_markup=button)
+    async def show(self, text: str, picture: bytes | None, button: InlineKeyboardMarkup | None) -> bool:
+        """Change it, as soon as Telegram lets us; False when it was deleted, or we were sent away."""
+        while True:
+            try:
+                await self._edit(text, picture, button)
+            except TelegramRetryAfter as error:
+                await asyncio.sleep(error.retry_after)
+            except (TelegramNetworkError, TelegramServerError):
+                await asyncio.sleep(INTERVAL)
+            except TelegramBadRequest as error:
+                return "message to edit not found" not in error.message  # most often, nothing changed
+            except TelegramForbiddenError:
+                return False
             else:
-                await self.message.edit_text(text, reply_markup=button)
+                return True
+
+    async def _edit(self, text: str, picture: bytes | None, button: InlineKeyboardMarkup | None) -> None:
+        if picture is not None:
+            media = InputMediaPhoto(media=BufferedInputFile(picture, "picture.png"), caption=text)
+            await self.message.edit_media(media, reply_markup=button)
+            self.has_photo = True
+        elif self.has_photo:
+            await self.message.edit_caption(caption=text, reply_markup=button)
+        else:
+            await self.message.edit_text(text, reply_markup=button)
 
 
 async def main(server: str = "http://127.0.0.1:8188") -> None:

@@ -61,6 +61,14 @@ async def news_of(answer: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any
             yield json.loads(line[6:])
 
 
+async def until_done(answer: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
+    """Yield the news of a single prompt, its end included."""
+    async for news in news_of(answer):
+        yield news
+        if news["state"] not in ("pending", "in_progress"):
+            return
+
+
 async def test_a_picture_is_the_answer(url: str, http: aiohttp.ClientSession) -> None:
     async with http.post(f"{url}/run", json={"text": "a fox", "seed": 5}) as answer:
         assert (answer.status, answer.content_type) == (200, "image/png")
@@ -172,11 +180,35 @@ async def test_a_socket_that_goes_takes_its_prompts_along(
         await server.wait_idle()
 
 
-async def test_nonsense_closes_the_socket(url: str, http: aiohttp.ClientSession) -> None:
+@pytest.mark.parametrize("nonsense", [b"bytes", b'{"no": "text"}', b"no JSON", b"[]"])
+async def test_nonsense_closes_the_socket(url: str, http: aiohttp.ClientSession, nonsense: bytes) -> None:
     async with http.ws_connect(f"{url}/socket") as socket:
-        await socket.send_json({"no": "text"})
+        await (socket.send_bytes(nonsense) if nonsense == b"bytes" else socket.send_str(nonsense.decode()))
         message = await socket.receive()
         assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1003)
+
+
+async def test_what_comfyui_refuses_is_told(url: str, http: aiohttp.ClientSession) -> None:
+    for route in ("run", "prompts"):
+        async with http.post(f"{url}/{route}", json={"text": "a fox", "seed": -5}) as answer:
+            assert answer.status == 422 and "'seed'" in (await answer.json())["detail"]
+    async with http.ws_connect(f"{url}/socket") as socket:
+        await socket.send_json({"text": "a fox", "seed": -5, "tag": "a"})
+        assert "'seed'" in (await socket.receive_json())["error"]
+
+
+async def test_a_stream_that_is_dead_without_knowing_it_takes_no_news_from_the_next(
+    server: SimulatedServer, url: str, http: aiohttp.ClientSession
+) -> None:
+    event = asyncio.Event()
+    script = server.on("KSampler").waits_for(event)
+    async with http.get(f"{url}/events", params={"page": "p"}) as old:
+        await http.post(f"{url}/prompts", json={"text": "a fox", "page": "p"})
+        await server.wait_for(lambda: script.calls)
+        async with http.get(f"{url}/events", params={"page": "p"}) as new:
+            event.set()
+            for stream in (old, new):
+                assert [news async for news in until_done(stream)][-1]["images"]
 
 
 async def test_a_picture_that_is_not_there_is_a_404(url: str, http: aiohttp.ClientSession) -> None:

@@ -30,7 +30,7 @@ from typing import Any, TypeVar
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request, WebSocket, WebSocketDisconnect
-from fastapi.responses import HTMLResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
 import acomfy
@@ -57,38 +57,49 @@ class Wish(BaseModel):
     tag: str | None = None
 
 
-class Page:
-    """A browser's page: its prompts, and the news of them that it has not been sent."""
+class News:
+    """The jobs that a stream has not told of yet: of each the newest, so that a slow browser holds nobody up."""
 
     def __init__(self) -> None:
-        self.watchers = 0
-        self.jobs: dict[str, acomfy.Job] = {}
-        self._news: dict[str, acomfy.Job] = {}
+        self._jobs: dict[str, acomfy.Job] = {}
         self._wake = asyncio.Event()
+
+    def note(self, job: acomfy.Job) -> None:
+        self._jobs[job.prompt_id] = job
+        self._wake.set()
+
+    async def next(self) -> acomfy.Job:
+        while not self._jobs:
+            self._wake.clear()
+            await self._wake.wait()
+        return self._jobs.pop(next(iter(self._jobs)))
+
+
+class Page:
+    """A browser's page: its prompts, and the streams that tell it of them: two, while an old one is thought alive."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, acomfy.Job] = {}
+        self.streams: list[News] = []
 
     async def follow(self, job: acomfy.Job) -> None:
         """Note what changes about a job, until it is done."""
         self.jobs[job.prompt_id] = job
         async for _ in job.updates(interval=0.1):
-            self._note(job)
-
-    def _note(self, job: acomfy.Job) -> None:
-        self._news[job.prompt_id] = job  # only the newest: a slow browser misses steps, and holds nobody up
-        self._wake.set()
+            for stream in self.streams:
+                stream.note(job)
 
     async def news(self) -> AsyncIterator[dict[str, Any]]:
         """Yield what a page shows of its jobs, first of all of them as they are, then whenever one changes."""
-        self.watchers += 1
+        stream = News()
+        for job in self.jobs.values():
+            stream.note(job)
+        self.streams.append(stream)
         try:
-            for job in self.jobs.values():
-                self._note(job)
             while True:
-                await self._wake.wait()
-                self._wake.clear()
-                while self._news:
-                    yield tell(self._news.pop(next(iter(self._news))))
+                yield tell(await stream.next())
         finally:
-            self.watchers -= 1
+            self.streams.remove(stream)
 
 
 class Prompts:
@@ -126,8 +137,8 @@ class Prompts:
 
     async def _give_up(self, name: str) -> None:
         await asyncio.sleep(GRACE)
-        if name in self.pages and not self.pages[name].watchers:
-            await asyncio.gather(*(job.cancel() for job in self.pages.pop(name).jobs.values() if not job.done()))
+        if name in self.pages and not self.pages[name].streams:
+            await cancel_all(self.pages.pop(name))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -138,6 +149,12 @@ class Prompts:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def cancel_all(page: Page) -> None:
+    """Take a page's prompts from the server; one that is not there has none of them."""
+    cancelling = (job.cancel() for job in page.jobs.values() if not job.done())
+    await asyncio.gather(*cancelling, return_exceptions=True)
 
 
 def tell(job: acomfy.Job) -> dict[str, Any]:
@@ -190,6 +207,11 @@ def application(server: str | None) -> FastAPI:
 
     app = FastAPI(lifespan=lifespan)
 
+    @app.exception_handler(acomfy.AcomfyError)
+    async def told(request: Request, error: acomfy.AcomfyError) -> Response:
+        """Say what is wrong: with ComfyUI, or with what was asked of it."""
+        return JSONResponse({"detail": str(error)}, 503 if isinstance(error, acomfy.ServerError) else 422)
+
     @app.get("/")
     async def page() -> HTMLResponse:
         return HTMLResponse(resources.files(examples).joinpath("service.html").read_text("utf-8"))
@@ -197,22 +219,14 @@ def application(server: str | None) -> FastAPI:
     @app.post("/run")
     async def run(wish: Wish, request: Request) -> Response:
         prompts: Prompts = app.state.prompts
-        try:
-            result = await until_gone(request, prompts.client.run(prompts.workflow(wish)))
-        except acomfy.ServerError as error:
-            raise HTTPException(503, str(error)) from None
-        except acomfy.AcomfyError as error:
-            raise HTTPException(422, str(error)) from None
+        result = await until_gone(request, prompts.client.run(prompts.workflow(wish)))
         image = result.images[0]
         return Response(await image.read(), media_type=image.media_type)
 
     @app.post("/prompts", status_code=202)
     async def submit(wish: Wish) -> dict[str, str]:
         prompts: Prompts = app.state.prompts
-        try:
-            job = await prompts.submit(wish, prompts.page(wish.page))
-        except acomfy.ServerError as error:
-            raise HTTPException(503, str(error)) from None
+        job = await prompts.submit(wish, prompts.page(wish.page))
         return {"prompt_id": job.prompt_id}
 
     @app.get("/events")
@@ -265,13 +279,13 @@ def application(server: str | None) -> FastAPI:
                 spawn(submit(Wish.model_validate(await socket.receive_json())))
         except WebSocketDisconnect:
             pass
-        except ValueError:
+        except (ValueError, KeyError):  # no JSON, or bytes
             await socket.close(1003, "send objects with a text")
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await asyncio.gather(*(job.cancel() for job in page.jobs.values() if not job.done()))
+            await cancel_all(page)
 
     return app
 

@@ -52,19 +52,19 @@ from .events import (
     Unknown,
 )
 from .job import Job
-from .listings import HistoryEntry, JobInfo, JobPage
 from .look import QueueItem, QueueSnapshot
 from .result import Output, Result
 from .retry import RetryPolicy
-from .server_info import Asset, Device, LogEntry, SystemStats, UserFile
 from .stream import EventStream
 from .verdict import JobState
 from .workflow import Node, Workflow
 
 if typing.TYPE_CHECKING:
+    from .listings import HistoryEntry, JobInfo, JobPage
     from .placement import Placement, ServerState
     from .pool import Pool, PoolStats, ServerStats
     from .pool_job import PoolJob
+    from .server_info import Asset, Device, LogEntry, SystemStats, UserFile
 else:
     from .late import __getattr__ as __getattr__
 

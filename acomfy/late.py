@@ -1,4 +1,4 @@
-"""Public names of the package that are loaded when they are first asked for: most programs have one server.
+"""Public names of the package that are loaded when they are first asked for: most programs have one server, and submit.
 
 ``acomfy`` takes over `__getattr__` from here; type checkers see the names by imports that only they read.
 """
@@ -10,12 +10,20 @@ from importlib import import_module
 from typing import Any
 
 HOMES = {
+    "Asset": "server_info",
+    "Device": "server_info",
+    "HistoryEntry": "listings",
+    "JobInfo": "listings",
+    "JobPage": "listings",
+    "LogEntry": "server_info",
     "Placement": "placement",
     "Pool": "pool",
     "PoolJob": "pool_job",
     "PoolStats": "pool",
     "ServerState": "placement",
     "ServerStats": "pool",
+    "SystemStats": "server_info",
+    "UserFile": "server_info",
 }
 """The module of each."""
 

@@ -11,14 +11,16 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakSet
 
 from .api import Api
 from .errors import AcomfyError
 from .events import Logs
-from .server_info import LogEntry, read_log_entries
 from .stream import EventStream
+
+if TYPE_CHECKING:
+    from .server_info import LogEntry
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +92,8 @@ class LogSubscription:
             await self._api.patch_logs_subscribe(self._client_id, self._told)
 
     async def _kept(self) -> list[LogEntry]:
+        from .server_info import read_log_entries
+
         return read_log_entries((await self._api.get_raw_logs())["entries"])
 
 
@@ -123,6 +127,8 @@ class LogStream:
         Raises:
             ServerError: The server could not be subscribed to.
         """
+        from .server_info import read_log_entries
+
         if not self._begun:
             await self._subscription.add(self, recent=self._recent)
             self._begun = True

@@ -6,13 +6,14 @@ import os
 import re
 from collections.abc import AsyncGenerator, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import server_info
 from .api import Api, Upload, Uploadable
 from .capabilities import Capabilities
 from .errors import HTTPError
-from .server_info import Asset, UserFile
+
+if TYPE_CHECKING:
+    from .server_info import Asset, UserFile
 
 _PAGE = 100
 _LONGEST_NAME = 200
@@ -123,6 +124,8 @@ class ServerFiles:
             HTTPError: 404 when the server has no assets (before 0.9.0), 503 when it was started without
                 ``--enable-assets``.
         """
+        from .server_info import read_asset
+
         self._open()
         wanted, one_of, unwanted = set(tags_all or ()), set(tags_any or ()), set(tags_none or ())
         after, offset = None, 0
@@ -135,7 +138,7 @@ class ServerFiles:
                 after=after,
                 offset=None if after else offset,
             )
-            found = [server_info.read_asset(asset) for asset in page.get("assets", ())]
+            found = [read_asset(asset) for asset in page.get("assets", ())]
             for asset in found:
                 tags = set(asset.tags)
                 if wanted <= tags and not unwanted & tags and (not one_of or one_of & tags):
@@ -175,9 +178,11 @@ class ServerFiles:
         Args:
             directory: For example ``workflows``; an empty one: all. One that is not there has no files.
         """
+        from .server_info import read_user_files
+
         self._open()
         try:
-            return server_info.read_user_files(await self.api.get_userdata_tree(directory, user=user))
+            return read_user_files(await self.api.get_userdata_tree(directory, user=user))
         except HTTPError as exc:
             if exc.status != 404:
                 raise

@@ -8,20 +8,22 @@ WebSocket connects anew, as another version may have been started.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping
-from typing import Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
-from . import listings, look, server_info
-from .api.shapes import NodeInfo
+from . import look
 from .errors import ClientClosed, HTTPError, ServerError
-from .listings import HistoryEntry, JobInfo, JobPage
 from .logs import LogStream, LogSubscription
 from .look import QueueSnapshot
 from .server_files import ServerFiles
-from .server_info import SystemStats
 from .shared_reads import SharedReads
 from .stream import EventStream
 
-NodeInfos: TypeAlias = Mapping[str, NodeInfo]
+if TYPE_CHECKING:  # what tells of the server is loaded by those who ask: 5 ms that most programs need not pay
+    from .api.shapes import NodeInfo
+    from .listings import HistoryEntry, JobInfo, JobPage
+    from .server_info import SystemStats
+
+NodeInfos: TypeAlias = "Mapping[str, NodeInfo]"
 
 _PAGE = 100
 
@@ -91,6 +93,8 @@ class ServerMethods(ServerFiles):
             limit: At most so many; None: all.
             offset: Not the newest but those after the ``offset`` oldest. On servers before 0.3.60 all are read for it.
         """
+        from . import listings
+
         self._open()
         if prompt_id is not None:
             entry = await self.api.get_history(prompt_id)
@@ -146,6 +150,8 @@ class ServerMethods(ServerFiles):
         Raises:
             ValueError: A state, or a number, that there is none of.
         """
+        from . import listings
+
         self._open()
         _check_page(limit, offset)
         wanted = _states(states)
@@ -182,6 +188,8 @@ class ServerMethods(ServerFiles):
 
         From servers before 0.6.0 the queue is read, and then the history.
         """
+        from . import listings
+
         self._open()
         if self._jobs_api is not False:
             try:
@@ -212,8 +220,10 @@ class ServerMethods(ServerFiles):
 
     async def system_stats(self) -> SystemStats:
         """Give the server's versions, memory and devices."""
+        from .server_info import read_system_stats
+
         self._open()
-        return server_info.read_system_stats(await self.api.get_system_stats())
+        return read_system_stats(await self.api.get_system_stats())
 
     async def features(self) -> Mapping[str, Any]:
         """Give the server's feature flags; none before 0.3.45."""

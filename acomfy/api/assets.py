@@ -11,15 +11,17 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import aiohttp
 
 from ..errors import HTTPError
 from ..transport import segment
-from . import shapes
 from .base import Routes, given, query, user_header
 from .multipart import Uploadable
+
+if TYPE_CHECKING:
+    from . import shapes
 
 
 class AssetRoutes(Routes):
@@ -90,7 +92,7 @@ class AssetRoutes(Routes):
             sort=sort,
             order=order,
         )
-        return cast(shapes.Assets, await self._transport.get_object("/api/assets", params, headers=user_header(user)))
+        return cast("shapes.Assets", await self._transport.get_object("/api/assets", params, headers=user_header(user)))
 
     async def get_asset(self, asset_id: str, *, user: str | None = None) -> shapes.Asset:
         """Give an asset (``GET /api/assets/{id}``, since 0.9.0).
@@ -99,7 +101,7 @@ class AssetRoutes(Routes):
             HTTPError: 404 when there is none.
         """
         path = f"/api/assets/{segment(asset_id)}"
-        return cast(shapes.Asset, await self._transport.get_object(path, headers=user_header(user)))
+        return cast("shapes.Asset", await self._transport.get_object(path, headers=user_header(user)))
 
     @asynccontextmanager
     async def view_asset(
@@ -145,7 +147,7 @@ class AssetRoutes(Routes):
         fields = given(name=name, hash=hash, mime_type=mime_type, preview_id=preview_id)
         fields |= given(tags=json.dumps(list(tags)), user_metadata=_json(user_metadata))
         answer = await self._send_file("/api/assets", "file", file, filename, fields, limit, user_header(user))
-        return cast(shapes.AssetCreated, self._object(answer, "POST /api/assets"))
+        return cast("shapes.AssetCreated", self._object(answer, "POST /api/assets"))
 
     async def post_asset_from_hash(
         self,
@@ -171,7 +173,7 @@ class AssetRoutes(Routes):
             mime_type=mime_type,
             preview_id=preview_id,
         )
-        return cast(shapes.AssetCreated, await self._changed("POST", "/api/assets/from-hash", body, user))
+        return cast("shapes.AssetCreated", await self._changed("POST", "/api/assets/from-hash", body, user))
 
     async def put_asset(
         self,
@@ -185,7 +187,7 @@ class AssetRoutes(Routes):
         """Change an asset's name, metadata or preview; None leaves it (``PUT /api/assets/{id}``, since 0.12.0)."""
         metadata = None if user_metadata is None else dict(user_metadata)
         body = given(name=name, user_metadata=metadata, preview_id=preview_id)
-        return cast(shapes.Asset, await self._changed("PUT", f"/api/assets/{segment(asset_id)}", body, user))
+        return cast("shapes.Asset", await self._changed("PUT", f"/api/assets/{segment(asset_id)}", body, user))
 
     async def delete_asset(self, asset_id: str, *, user: str | None = None) -> None:
         """Forget an asset; its file stays (``DELETE /api/assets/{id}``, since 0.12.0).
@@ -200,14 +202,14 @@ class AssetRoutes(Routes):
     ) -> shapes.TagsChanged:
         """Give an asset more tags (``POST /api/assets/{id}/tags``, since 0.12.0)."""
         path, body = f"/api/assets/{segment(asset_id)}/tags", {"tags": list(tags)}
-        return cast(shapes.TagsChanged, await self._changed("POST", path, body, user))
+        return cast("shapes.TagsChanged", await self._changed("POST", path, body, user))
 
     async def delete_asset_tags(
         self, asset_id: str, tags: Collection[str], *, user: str | None = None
     ) -> shapes.TagsChanged:
         """Take tags from an asset (``DELETE /api/assets/{id}/tags``, since 0.12.0)."""
         path, body = f"/api/assets/{segment(asset_id)}/tags", {"tags": list(tags)}
-        return cast(shapes.TagsChanged, await self._changed("DELETE", path, body, user))
+        return cast("shapes.TagsChanged", await self._changed("DELETE", path, body, user))
 
     async def get_tags(
         self,
@@ -226,7 +228,7 @@ class AssetRoutes(Routes):
             include_zero: Also tags that no asset has; None: yes.
         """
         params = query(prefix=prefix, limit=limit, offset=offset, order=order, include_zero=include_zero)
-        return cast(shapes.Tags, await self._transport.get_object("/api/tags", params, headers=user_header(user)))
+        return cast("shapes.Tags", await self._transport.get_object("/api/tags", params, headers=user_header(user)))
 
     async def get_asset_tags_refine(
         self,
@@ -269,32 +271,32 @@ class AssetRoutes(Routes):
             wait: Answer when it is over.
         """
         body = {} if roots is None else {"roots": list(roots)}
-        return cast(shapes.Scan, await self._scan("/api/assets/seed", body, query(wait=wait or None), user))
+        return cast("shapes.Scan", await self._scan("/api/assets/seed", body, query(wait=wait or None), user))
 
     async def get_assets_seed_status(self, *, user: str | None = None) -> shapes.Scan:
         """Tell how far the server is looking for new files (``GET /api/assets/seed/status``, since 0.17.0)."""
         answer = await self._transport.get_object("/api/assets/seed/status", headers=user_header(user))
-        return cast(shapes.Scan, answer)
+        return cast("shapes.Scan", answer)
 
     async def post_assets_seed_cancel(self, *, user: str | None = None) -> shapes.Scan:
         """Have the server stop looking for new files (``POST /api/assets/seed/cancel``, since 0.17.0)."""
-        return cast(shapes.Scan, await self._scan("/api/assets/seed/cancel", {}, None, user))
+        return cast("shapes.Scan", await self._scan("/api/assets/seed/cancel", {}, None, user))
 
     async def post_assets_prune(self, *, user: str | None = None) -> shapes.Scan:
         """Have assets marked that lie in no folder any more (``POST /api/assets/prune``, since 0.17.0)."""
-        return cast(shapes.Scan, await self._scan("/api/assets/prune", {}, None, user))
+        return cast("shapes.Scan", await self._scan("/api/assets/prune", {}, None, user))
 
     async def post_assets_download(
         self, source_url: str, *, tags: Collection[str], filename: str | None = None, user: str | None = None
     ) -> shapes.Task:
         """Have the server download a model (``POST /api/assets/download``, after 0.33; it needs comfy-cli there)."""
         body = given(source_url=source_url, tags=list(tags), filename=filename)
-        return cast(shapes.Task, await self._changed("POST", "/api/assets/download", body, user))
+        return cast("shapes.Task", await self._changed("POST", "/api/assets/download", body, user))
 
     async def get_task(self, task_id: str, *, user: str | None = None) -> shapes.Task:
         """Give the state of a download (``GET /api/tasks/{id}``, after 0.33)."""
         answer = await self._transport.get_object(f"/api/tasks/{segment(task_id)}", headers=user_header(user))
-        return cast(shapes.Task, answer)
+        return cast("shapes.Task", answer)
 
     async def delete_task(self, task_id: str, *, user: str | None = None) -> None:
         """Stop a download (``DELETE /api/tasks/{id}``, after 0.33)."""

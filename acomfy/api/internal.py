@@ -5,12 +5,14 @@ They exist bare only, not under ``/api`` (ComfyUI api_server/routes/internal).
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from ..errors import ProtocolError
 from ..transport import segment
-from . import shapes
 from .base import Routes
+
+if TYPE_CHECKING:
+    from . import shapes
 
 
 class InternalRoutes(Routes):
@@ -28,7 +30,7 @@ class InternalRoutes(Routes):
         answer = await self._transport.get_object("/internal/logs/raw")
         if not isinstance(answer.get("entries"), list):
             raise ProtocolError(f"GET {self.url}/internal/logs/raw was answered without entries")
-        return cast(shapes.RawLogs, answer)
+        return cast("shapes.RawLogs", answer)
 
     async def patch_logs_subscribe(self, client_id: str, enabled: bool) -> None:
         """Have ``logs`` messages sent to a WebSocket, or no more (``PATCH /internal/logs/subscribe``).

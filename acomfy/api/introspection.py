@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ..transport import segment
-from . import shapes
 from .base import Routes
+
+if TYPE_CHECKING:
+    from . import shapes
 
 
 class IntrospectionRoutes(Routes):
@@ -14,7 +16,7 @@ class IntrospectionRoutes(Routes):
 
     async def get_system_stats(self) -> shapes.SystemStats:
         """Give versions, memory and devices (``GET /system_stats``)."""
-        return cast(shapes.SystemStats, await self._transport.get_object("/system_stats"))
+        return cast("shapes.SystemStats", await self._transport.get_object("/system_stats"))
 
     async def get_features(self) -> dict[str, Any]:
         """Give the server's feature flags (``GET /features``, since 0.3.45; 404 before)."""

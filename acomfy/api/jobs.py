@@ -6,12 +6,14 @@ These routes exist under ``/api`` only. A server without them answers 404 to a G
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from ..errors import ProtocolError
 from ..transport import segment
-from . import shapes
 from .base import Routes, query
+
+if TYPE_CHECKING:
+    from . import shapes
 
 
 class JobRoutes(Routes):
@@ -55,7 +57,7 @@ class JobRoutes(Routes):
         answer = await self._transport.get_object("/api/jobs", params)
         if not isinstance(answer.get("jobs"), list) or not isinstance(answer.get("pagination"), dict):
             raise ProtocolError(f"GET {self.url}/api/jobs was answered without jobs and their pagination")
-        return cast(shapes.Jobs, answer)
+        return cast("shapes.Jobs", answer)
 
     async def get_job(self, prompt_id: str) -> shapes.JobDetail:
         """Give all about one prompt (``GET /api/jobs/{id}``, since 0.6.0).
@@ -63,7 +65,7 @@ class JobRoutes(Routes):
         Raises:
             HTTPError: 404 when the server does not know the prompt (it says so in JSON), or has no jobs API.
         """
-        return cast(shapes.JobDetail, await self._transport.get_object(f"/api/jobs/{segment(prompt_id)}"))
+        return cast("shapes.JobDetail", await self._transport.get_object(f"/api/jobs/{segment(prompt_id)}"))
 
     async def post_job_cancel(self, prompt_id: str) -> bool:
         """Take a prompt from the server, waiting or running (``POST /api/jobs/{id}/cancel``, since 0.26.0).

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import HTTPError, PayloadTooLarge, PromptRejected, ProtocolError
 from ..profiles import read_histories
 from ..transport import segment
-from . import shapes
 from .base import Routes, query
+
+if TYPE_CHECKING:
+    from . import shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class PromptRoutes(Routes):
         ``queue_pending`` is a heap, not a line: sort it by number and prompt_id. With hundreds of prompts the answer
         is megabytes.
         """
-        return cast(shapes.Queue, await self._transport.get_object("/queue"))
+        return cast("shapes.Queue", await self._transport.get_object("/queue"))
 
     async def post_queue(self, *, delete: Sequence[str] = (), clear: bool = False) -> None:
         """Take waiting prompts from the queue (``POST /queue``); ``clear`` takes everybody's. Running ones stay."""

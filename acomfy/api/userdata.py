@@ -10,15 +10,17 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 
 from ..errors import ProtocolError
 from ..transport import segment
-from . import shapes
 from .base import Routes, query, user_header
 from .multipart import FilePart
+
+if TYPE_CHECKING:
+    from . import shapes
 
 
 class UserRoutes(Routes):
@@ -26,7 +28,7 @@ class UserRoutes(Routes):
 
     async def get_users(self) -> shapes.Users:
         """Give the users by id (``GET /users``); without ``--multi-user`` whether user data was made at all."""
-        return cast(shapes.Users, await self._transport.get_object("/users"))
+        return cast("shapes.Users", await self._transport.get_object("/users"))
 
     async def post_user(self, username: str) -> str:
         """Make a user; give the id that goes into the ``comfy-user`` header (``POST /users``).

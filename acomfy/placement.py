@@ -264,23 +264,19 @@ def may_run(wish: Wish, view: ServerView) -> bool:
 
 def choose(wish: Wish, views: Sequence[ServerView]) -> Placement:
     """Choose one of the servers for a prompt, or none for now."""
-    warm: ServerView | None = None
-    idle: ServerView | None = None
-    cold: ServerView | None = None
+    best: dict[str, ServerView] = {}
+    ranks: dict[str, tuple[bool, float]] = {}
     for view in views:
         if not view.free or not may_run(wish, view):
             continue
-        if view.is_warm(wish.need):
-            warm = _better(warm, view)
-        elif not view.ours:
-            idle = _better(idle, view)
-        else:
-            cold = _better(cold, view)
-    chosen, held = _chosen(wish, warm, idle, cold)
-    possible = warm is not None or idle is not None or cold is not None
-    return Placement(
-        chosen.name if chosen else None, chosen is not None and chosen is warm, wish, tuple(views), held, possible
-    )
+        kind = "warm" if view.is_warm(wish.need) else "cold" if view.ours else "idle"
+        rank = view.rank()
+        if kind not in best or rank < ranks[kind]:
+            best[kind], ranks[kind] = view, rank
+    warm = best.get("warm")
+    chosen, held = _chosen(wish, warm, best.get("idle"), best.get("cold"))
+    name = None if chosen is None else chosen.name
+    return Placement(name, chosen is not None and chosen is warm, wish, tuple(views), held, possible=bool(best))
 
 
 def _chosen(
@@ -292,7 +288,3 @@ def _chosen(
     if idle is not None:
         return (None, True) if wish.patient and not wish.must else (idle, False)
     return (cold, False) if wish.must else (None, False)
-
-
-def _better(best: ServerView | None, view: ServerView) -> ServerView:
-    return view if best is None or view.rank() < best.rank() else best

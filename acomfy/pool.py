@@ -21,7 +21,6 @@ from .errors import (
     JobStalled,
     NoServerAvailable,
     QueueFull,
-    ServerError,
     WorkflowError,
 )
 from .job import Job, PromptOptions
@@ -164,7 +163,10 @@ class Pool:
         self._stream_classes = frozenset(stream_classes)
         self._options = {"stream_classes": stream_classes, "unreachable_timeout": unreachable_timeout, **options}
         self._dispatcher = Dispatcher(
-            unavailable_timeout=unavailable_timeout, max_attempts=max_attempts, on_change=self._changed
+            unavailable_timeout=unavailable_timeout,
+            max_attempts=max_attempts,
+            on_change=self._changed,
+            withdraw=self._begin_to_withdraw,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -583,10 +585,16 @@ class Pool:
         server.draining = True
         server.changed()
         self._dispatcher.server_changed(server)
+        await self._withdraw(server, *server.jobs)
+
+    def _begin_to_withdraw(self, server: PoolServer, job: PoolJob) -> None:
+        self._spawn(self._withdraw(server, job))
+
+    async def _withdraw(self, server: PoolServer, *jobs: PoolJob) -> None:
         try:
-            await server.withdraw()
-        except ServerError as exc:
-            logger.info("%s does not answer while it is drained: %s", server.name, exc)
+            await server.withdraw(jobs)
+        except AcomfyError as exc:
+            logger.info("%s keeps what waits there: %s", server.name, exc)
 
     def resume(self, url: str) -> None:
         """Use a server again that was drained.

@@ -19,7 +19,7 @@ from .errors import ClientClosed, JobCancelled, NoServerAvailable
 from .line import Entry, Group, Line
 from .placement import Need, Placement, ServerState, ServerView, Wish, choose, may_run
 from .pool_job import PoolJob
-from .pool_server import PoolServer, started
+from .pool_server import PoolServer, started, waits
 from .verdict import JobState
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ _LONGEST_GRACE = 10.0
 _SWEEP = 0.25
 _FRESH = 5.0
 _SMOOTHING = 0.2
+_WORTH_MOVING = 0.5
 
 
 class Pin:
@@ -54,9 +55,17 @@ class Dispatcher:
         unavailable_timeout: Seconds that something waits while no server that could take it is there; None: for ever.
         max_attempts: How often a prompt may be lost with its server while it runs.
         on_change: Called after something was placed.
+        withdraw: Begins to take a job that waits in a server's queue back from there.
     """
 
-    def __init__(self, *, unavailable_timeout: float | None, max_attempts: int, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        *,
+        unavailable_timeout: float | None,
+        max_attempts: int,
+        on_change: Callable[[], None],
+        withdraw: Callable[[PoolServer, PoolJob], None],
+    ) -> None:
         self.line: Line[Waiting] = Line()
         self.servers: dict[str, PoolServer] = {}
         self.closing = False
@@ -64,6 +73,7 @@ class Dispatcher:
         self._unavailable_timeout = unavailable_timeout
         self._max_attempts = max_attempts
         self._on_change = on_change
+        self._withdraw = withdraw
         self._free: dict[str, PoolServer] = {}
         self._warm: dict[frozenset[str], dict[str, PoolServer]] = {}
         self._warm_of: dict[str, frozenset[str]] = {}
@@ -115,6 +125,19 @@ class Dispatcher:
         self._index(server)
         self.changes += 1
         self.dispatch()
+        if not self.line and server.idle and server.name in self._free and self._usual >= _WORTH_MOVING:
+            self._relieve_for(server)
+
+    def _relieve_for(self, idle: PoolServer) -> None:
+        """Have an idle server take over what waits in the queue of a busy one, if its models are warm here."""
+        view = idle.view()
+        for server in self.servers.values():
+            if len(server.jobs) > 1 and server.usable and not server.withdrawing:
+                for job in server.jobs:
+                    need, refused = job.entry.need, job.refused
+                    if waits(job) and view.is_warm(need) and may_run(Wish(need, refused=refused), view):
+                        self._withdraw(server, job)
+                        return
 
     def server_changed(self, server: PoolServer) -> None:
         """Note that a server is up, or is not."""
@@ -304,7 +327,10 @@ class Dispatcher:
         if graph is None:
             raise AssertionError("a job keeps its graph until it is done")
         posting = job.posting
-        job.begin_again(tracked(graph.json, frozenset(graph.streams), job.options))
+        prompt = tracked(graph.json, frozenset(graph.streams), job.options)
+        if job.withdrawn:
+            prompt.prompt_id = job.prompt_id  # it is certain that it did not run under it
+        job.begin_again(prompt)
         job.encoded = graph if graph.files else None
         if posting is not None and posting is not asyncio.current_task():
             posting.cancel()

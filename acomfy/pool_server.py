@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from .client import Client
@@ -165,6 +165,7 @@ class PoolServer:
         warm: The model files that the last prompt given to it used; None when that is not known.
         offer: None when it is not known.
         looked: Whether it was looked at once.
+        withdrawing: Whether prompts are being taken back from its queue.
         trouble: Why it cannot be used; "" when it can.
         left: Prompts that were given up and may still be there.
         switches: How often it was given a prompt with other models than the one before.
@@ -193,6 +194,7 @@ class PoolServer:
         self.offer_read = float("-inf")
         self.looked = False
         self.draining = False
+        self.withdrawing = False
         self.trouble = ""
         self.left: set[str] = set()
         self.completed = self.failed = self.moved = self.switches = 0
@@ -406,17 +408,18 @@ class PoolServer:
         for job in list(self.jobs):
             self.client.give_up(job, "unreachable")
 
-    async def withdraw(self) -> None:
-        """Take back what had not started, from a server that answers: it is deleted from its queue first.
+    async def withdraw(self, jobs: Iterable[PoolJob]) -> None:
+        """Take back those jobs that had not started, from a server that answers: they are deleted from its queue first.
 
         What turns out to have started stays.
 
         Raises:
             ServerError: The server did not answer; then nothing was taken back.
         """
-        waiting = {job.prompt_id: job for job in self.jobs if not started(job) and job.posted_at is not None}
+        waiting = {job.prompt_id: job for job in jobs if waits(job)}
         if not waiting:
             return
+        self.withdrawing = True
         for job in waiting.values():
             job.withdrawn = True
         try:
@@ -425,6 +428,7 @@ class PoolServer:
                 if job.server is self and job.prompt_id == prompt_id and not job.done():
                     self.client.give_up(job, "deleted")
         finally:
+            self.withdrawing = False
             for job in waiting.values():
                 job.withdrawn = False
 
@@ -432,6 +436,11 @@ class PoolServer:
 def started(job: PoolJob) -> bool:
     """Tell whether a job was seen to run on its server."""
     return job.prompt.run is not None or job.prompt.state is not JobState.PENDING
+
+
+def waits(job: PoolJob) -> bool:
+    """Tell whether a job is in its server's queue, and nothing says that it runs."""
+    return job.posted_at is not None and not started(job) and not job.withdrawn and not job.cancel_requested
 
 
 def _is_gone(exc: BaseException) -> bool:

@@ -33,7 +33,7 @@ _MALLOC = {
 take 20 us a job, or half the MB/s, from one side or the other."""
 
 
-class _Process:
+class Process:
     """A Python process that one talks to by lines."""
 
     def __init__(self, *arguments: str) -> None:
@@ -75,7 +75,7 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
     return pipe
 
 
-class Server(_Process):
+class Server(Process):
     """A load server in its own process.
 
     Attributes:
@@ -87,7 +87,7 @@ class Server(_Process):
         self.url = f"http://127.0.0.1:{int(self.hear())}"
 
 
-class Worker(_Process):
+class Worker(Process):
     """A side in its own process, connected to a server."""
 
     def __init__(self, side: str, url: str) -> None:

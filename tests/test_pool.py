@@ -520,6 +520,29 @@ async def test_a_drained_server_hands_over_what_waits_and_keeps_what_runs(gates:
             await pool.drain(made[0].url)
 
 
+async def test_an_idle_server_takes_over_what_waits_behind_a_long_prompt(gates: Gates) -> None:
+    async with servers(2, gates) as made, quick_pool(made) as pool:
+        await pool.wait_ready(2)
+        made[0].on("EmptyImage").takes(600 * MS).once()
+        made[1].on("EmptyImage").takes(600 * MS).once()
+        await asyncio.gather(pool.run(saved(1)), pool.run(saved(2)))  # now it knows that prompts take long
+        jobs = [await pool.submit(gated(name)) for name in ("long", "short", "waits")]
+        await gates.reached["long"].wait()
+        await gates.reached["short"].wait()
+        (crowded,) = [server for server in made if len(server.queue) == 2]
+        (other,) = [server for server in made if server is not crowded]
+        prompt_id = jobs[2].prompt_id
+        gates.open["waits"].set()
+        gates.open["long" if jobs[0].placement and jobs[0].placement.server == other.url else "short"].set()
+        await jobs[2]
+        assert jobs[2].prompt_id == prompt_id
+        assert (jobs[2].attempt, other.ledger[prompt_id].state) == (2, "completed")
+        assert crowded.ledger[prompt_id].state == "deleted"
+        gates.open["long"].set()
+        gates.open["short"].set()
+        await asyncio.gather(*jobs)
+
+
 async def test_servers_are_added_and_resumed_while_prompts_wait() -> None:
     async with servers(2) as made, quick_pool([], unavailable_timeout=None) as pool:
         job = await pool.submit(saved())

@@ -1,0 +1,165 @@
+"""A pool of many servers: how near it comes to the ideal, and what giving a prompt to a server costs.
+
+The servers are load servers that work off one prompt after the other, each as long as its ``seed`` says, in
+milliseconds. The ideal is that all of them work all the time. What a placement costs is measured without a network:
+prompts go through the line and the choice, and end at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import acomfy
+from acomfy.pool_job import PoolJob
+from acomfy.pool_server import PoolServer
+from acomfy.verdict import JobState
+
+from ..graphs import SAMPLER, Graph, workflow
+from ..load_server import Channel, LoadServer
+from ..report import Row
+from ..scale import Scale
+from ..worker import Process
+
+FAMILY = "pool"
+_SERVERS = 16
+_SHORTEST, _LONGEST = 20, 180
+_MODELS = ("a.safetensors", "b.safetensors", "c.safetensors", "d.safetensors")
+_SEED = re.compile(rb'"seed": ?(\d+)')
+_PLACED = 2_000
+_MANY = 256
+
+
+class Machine(LoadServer):
+    """A load server that works off one prompt after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._busy_until = 0.0
+        nodes = (node for stream in (False, True) for node in workflow(stream=stream).values())
+        self._big["object_info"] = json.dumps({node["class_type"]: {} for node in nodes}).encode()
+
+    def _post_prompt(self, channel: Channel, target: bytes, body: bytes) -> None:
+        now, seed = asyncio.get_running_loop().time(), _SEED.search(body)
+        self._busy_until = max(now, self._busy_until) + (int(seed[1]) if seed else 0) / 1000
+        self._delay = self._busy_until - now
+        super()._post_prompt(channel, target, body)
+
+
+class Machines(Process):
+    """So many machines, all in one process of their own.
+
+    Attributes:
+        urls: Their addresses.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__("benchmarks.rows.pool", str(count))
+        self.urls = [f"http://127.0.0.1:{port}" for port in json.loads(self.hear())]
+
+
+def _graphs(jobs: int) -> list[Graph]:
+    chance = random.Random(0)
+    graphs = []
+    for _ in range(jobs):
+        graph = workflow(stream=True)
+        graph[SAMPLER]["inputs"]["seed"] = chance.randint(_SHORTEST, _LONGEST)
+        graph["4"]["inputs"]["ckpt_name"] = chance.choice(_MODELS)
+        graphs.append(graph)
+    return graphs
+
+
+async def _makespan(urls: list[str], graphs: list[Graph]) -> tuple[float, int]:
+    """Run all at once; give the seconds from the first submit to the last result, and the switches of models."""
+    async with acomfy.Pool(urls) as pool:
+        await pool.wait_ready(len(urls))
+        start = time.perf_counter()
+        await asyncio.gather(*(pool.run(graph) for graph in graphs))
+        return time.perf_counter() - start, pool.stats().switches
+
+
+async def _placing(servers: int, prompts: int) -> float:
+    """Give the microseconds of a prompt from the submit to its end, less what making its job costs anyway.
+
+    Every server is full all the time, so that each prompt waits in the line; those that end are of servers by chance.
+    """
+    pool = acomfy.Pool([f"http://127.0.0.1:{port}" for port in range(1, servers + 1)], in_flight=2)
+    pool._loop = asyncio.get_running_loop()
+    placed: list[PoolJob] = []
+    for server in pool._dispatcher.servers.values():
+        _pretend(server, placed.append)
+    graph, chance = workflow(stream=True), random.Random(0)
+    encoded, need = pool._encoded(graph)
+    options = acomfy.job.PromptOptions()
+    needs = [pool._encoded(one)[1] for one in _graphs(8)] or [need]
+    for _ in range(2 * servers):
+        pool._begin(encoded, need, options, None, 0.0, None)
+    waiting = min(prompts, 1_000)
+    for number in range(waiting):
+        pool._begin(encoded, needs[number % len(needs)], options, number % 8, 0.0, None)
+    error = acomfy.JobCancelled("")
+    start = time.perf_counter()
+    for number in range(prompts):
+        pool._begin(encoded, needs[number % len(needs)], options, number % 8, 0.0, None)
+        at = chance.randrange(len(placed))
+        placed[at], placed[-1] = placed[-1], placed[at]
+        placed.pop().settle(error, JobState.CANCELLED)
+    took = time.perf_counter() - start
+    await pool.aclose()
+    return took / prompts * 1e6
+
+
+def _pretend(server: PoolServer, placed: Callable[[PoolJob], None]) -> None:
+    """Have a server be up without being there."""
+    server._state, server.looked = acomfy.ServerState.UP, True
+    server.client.adopt = placed  # type: ignore[method-assign, assignment]
+    server._on_change(server)
+
+
+def rows(scale: Scale) -> Iterator[Row]:
+    """Measure the whole, and the choice alone."""
+    jobs = max(scale.latency_jobs * 5, 1) if scale.latency_jobs > 10 else 10
+    graphs = _graphs(jobs)
+    servers = _SERVERS if jobs > 10 else 2
+    with Machines(servers) as machines:
+        took, switches = asyncio.run(_makespan(machines.urls, graphs))
+    ideal = sum(graph[SAMPLER]["inputs"]["seed"] for graph in graphs) / 1000 / servers
+    name = f"{jobs:,} mixed jobs on {servers} servers"
+    yield Row(FAMILY, name, took, "s", "ideal", ideal, took / ideal, wanted="<= 1.05")
+    yield Row(FAMILY, f"{name}: switches of models", switches, "")
+    prompts = _PLACED if jobs > 10 else 20
+    few, many = (_typical(count, prompts, scale) for count in (1, _MANY))
+    yield Row(FAMILY, "placing a prompt, 1 server", few, "us", wanted="<= 200")
+    yield Row(FAMILY, f"placing a prompt, {_MANY} servers", many, "us", wanted="<= 200")
+    yield Row(FAMILY, f"placing a prompt, {_MANY} servers", many, "us", "1 server", few, many / few)
+
+
+def _typical(servers: int, prompts: int, scale: Scale) -> float:
+    return statistics.median(asyncio.run(_placing(servers, prompts)) for _ in range(min(scale.rounds, 3)))
+
+
+async def main(count: int) -> None:
+    """Serve on so many ports until standard input ends."""
+    loop = asyncio.get_running_loop()
+    ports: list[int] = []
+    listening: list[Any] = []
+    for _ in range(count):
+        server = await loop.create_server(partial(Channel, Machine()), "127.0.0.1", 0, backlog=4096)
+        listening.append(server)
+        ports.append(server.sockets[0].getsockname()[1])
+    print(json.dumps(ports), flush=True)
+    await loop.run_in_executor(None, sys.stdin.read)
+    for server in listening:
+        server.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1])))

@@ -77,6 +77,15 @@ def test_a_prompt_is_taken_out_of_a_picture_without_any_server() -> None:
     assert done.stderr == "acomfy: both.png: prompt in PNG, 2 nodes\n"
 
 
+def test_json_is_utf_8_whatever_the_terminal_speaks() -> None:
+    """A prompt must not lose its letters on the way into a file, as in LANG=C or on Windows."""
+    graph = {"1": {"class_type": "A", "inputs": {"text": "Füchse 模 😀"}}}
+    Path("text.json").write_text(json.dumps(graph))
+    command = [sys.executable, "-m", "acomfy", "convert", "text.json"]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, timeout=60)
+    assert json.loads(done.stdout) == graph
+
+
 def test_unknown_classes_are_named_or_kept() -> None:
     odd = {"nodes": [{"id": 7, "type": "NoSuchNode", "title": "Mine"}], "links": [], "version": 0.4}
     Path("odd.json").write_text(json.dumps(odd))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +48,8 @@ def _write(workflow: Workflow, out: Path | None) -> None:
     text = workflow.to_json()
     if out is None:
         accept_any_text()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # JSON is, whatever the terminal speaks
         print(text)
         return
     try:

@@ -138,7 +138,7 @@ class Client(ServerMethods):
             allow_global_interrupt: On servers before 0.3.57, stop a running prompt of ours by the interrupt that stops
                 whatever runs; in an unlucky moment that is somebody else's.
             connect_timeout: For opening a connection; a submit waits that long for the WebSocket, then goes without.
-            read_timeout: Silence that is borne while an answer is awaited or read.
+            read_timeout: Silence that is borne while an answer is awaited or read, or a file is sent.
             request_timeout: For the whole of an answer in JSON; files have no such limit. None: nor has JSON.
             cancel_timeout: How long `Job.cancel` and `aclose` wait until prompts are off the server.
             unreachable_timeout: After that long without any answer, live jobs end as `JobLost`.

@@ -52,7 +52,7 @@ class Transport:
         session: Gives the session to use; called for each request.
         bare_session: Gives a session without cookies and headers, for files that the server has elsewhere.
         connect_timeout: Seconds for opening a connection.
-        read_timeout: Seconds of silence while an answer is awaited or read.
+        read_timeout: Seconds of silence while an answer is awaited or read, or while nothing of a file is taken.
         request_timeout: Seconds for the whole of a question that is answered in JSON, for the head of a file's answer,
             and for a token; None for no limit.
         retry: When a read is tried again; None for never.
@@ -97,6 +97,11 @@ class Transport:
     def profile(self) -> Profile:
         """What kind of server it is."""
         return self._access.profile
+
+    @property
+    def read_timeout(self) -> float | None:
+        """Seconds of silence while something is awaited of the server; None for no limit."""
+        return self._patient.sock_read
 
     @property
     def retry(self) -> RetryPolicy | None:

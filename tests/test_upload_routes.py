@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import threading
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp.multipart import content_disposition_filename, parse_content_disposition
 from hypothesis import example, given
@@ -19,7 +21,9 @@ import acomfy
 from acomfy.api import Api
 from acomfy.api.multipart import FilePart, disposition
 from acomfy.simulator import SimulatedServer
+from acomfy.transport import Transport
 
+from .conftest import MS
 from .other_servers import answering, respond
 from .test_api import api_of
 
@@ -146,6 +150,28 @@ async def test_a_file_that_cannot_be_read_is_the_error_and_not_the_connection_th
         await api.upload_image(tmp_path, "x")
     with pytest.raises(TypeError, match="not int"):
         await api.upload_image(7, "x")  # type: ignore[arg-type]
+
+
+async def test_a_server_that_takes_no_more_of_a_file_is_given_up() -> None:
+    ends: list[asyncio.StreamWriter] = []
+
+    async def takes_a_little(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends.append(writer)
+        await reader.read(100)  # and what its buffers hold
+
+    server = await asyncio.start_server(takes_a_little, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        async with aiohttp.ClientSession() as session, asyncio.timeout(5000 * MS):
+            api = Api(Transport(url, lambda: session, read_timeout=50 * MS))
+            for send in (api.upload_image(bytes(1 << 25), "x"), api.post_userdata("x", bytes(1 << 25))):
+                with pytest.raises(acomfy.ServerUnreachable, match="took nothing more of the file for") as caught:
+                    await send
+                assert caught.value.maybe_sent
+    finally:
+        for writer in ends:
+            writer.close()
+        server.close()
 
 
 async def test_a_file_is_read_off_the_loop_and_little_at_a_time(api: Api) -> None:

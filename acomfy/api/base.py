@@ -52,7 +52,7 @@ class Routes:
         headers: Mapping[str, str] | None = None,
     ) -> Any:
         """Send a form with a file in it; give the JSON of the answer."""
-        part = await asyncio.to_thread(FilePart, file)
+        part = await asyncio.to_thread(FilePart, file, self._transport.read_timeout)
         content = content_size(part, fields)
         if limit is not None and content is not None and content > limit:
             raise PayloadTooLarge(content, limit)

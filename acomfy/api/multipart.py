@@ -23,7 +23,13 @@ Uploadable: TypeAlias = "bytes | bytearray | memoryview | str | os.PathLike[str]
 """What can be uploaded: bytes, the path of a file, or a file open for reading bytes."""
 
 _CHUNK = 1 << 18
+_PIECE = 1 << 16
+"""Bytes that are sent within the time of a silence: fewer than are read at once, for slow connections."""
 _NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f;]|^[/\\]|^\s|\s$")
+
+
+class Stalled(TimeoutError):
+    """The server takes no more of a body; aiohttp has no timeout for that."""
 
 
 class FilePart(Payload):
@@ -31,13 +37,15 @@ class FilePart(Payload):
 
     Args:
         file: A path is opened anew for each sending; an open file is read from where it stands, and left open.
+        silence: Seconds in which the server must take 64 KB; None for no limit.
 
     Attributes:
         error: What went wrong while the file was read, as the connection only tells that it was cut off.
     """
 
-    def __init__(self, file: Uploadable) -> None:
+    def __init__(self, file: Uploadable, silence: float | None = None) -> None:
         super().__init__(file)
+        self._silence = silence
         self.error: Exception | None = None
         self._start = 0
         self._size = self._measure()
@@ -66,11 +74,20 @@ class FilePart(Payload):
     async def write(self, writer: AbstractStreamWriter) -> None:
         try:
             async for chunk in self._chunks():
-                await writer.write(chunk)
+                view = memoryview(chunk)
+                for start in range(0, len(view), _PIECE):
+                    await self._write(writer, view[start : start + _PIECE])
         except (OSError, ValueError, TypeError) as exc:
-            if not isinstance(exc, ConnectionError):
+            if not isinstance(exc, ConnectionError | Stalled):
                 self.error = exc
             raise
+
+    async def _write(self, writer: AbstractStreamWriter, piece: memoryview) -> None:
+        try:
+            async with asyncio.timeout(self._silence):
+                await writer.write(piece)
+        except TimeoutError:
+            raise Stalled(f"it took nothing more of the file for {self._silence:g} s") from None
 
     async def _chunks(self) -> AsyncIterator[bytes | memoryview]:
         file = self._value

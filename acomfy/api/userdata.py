@@ -127,7 +127,7 @@ class UserRoutes(Routes):
                 (500 on older servers) for a name that the server's disk does not take.
         """
         params = query(overwrite=overwrite, full_info=full_info or None)
-        body = FilePart(data)
+        body = FilePart(data, self._transport.read_timeout)
         return await self._transport.upload(_path(file), lambda: body, params=params, headers=user_header(user))
 
     async def delete_userdata(self, file: str, *, user: str | None = None) -> None:

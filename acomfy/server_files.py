@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .api import Api, Upload, Uploadable
 from .capabilities import Capabilities
 from .errors import HTTPError
+from .loose import items_of
 
 if TYPE_CHECKING:
     from .server_info import Asset, UserFile
@@ -138,7 +139,7 @@ class ServerFiles:
                 after=after,
                 offset=None if after else offset,
             )
-            found = [read_asset(asset) for asset in page.get("assets", ())]
+            found = [read_asset(asset) for asset in items_of(page.get("assets"))]
             for asset in found:
                 tags = set(asset.tags)
                 if wanted <= tags and not unwanted & tags and (not one_of or one_of & tags):

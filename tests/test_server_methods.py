@@ -413,6 +413,17 @@ async def test_assets_are_given_page_by_page_and_by_tag(version: str, monkeypatc
         assert [asset.name async for asset in client.assets(tags_none=["odd"], name_contains="2")] == ["2.png"]
 
 
+@pytest.mark.parametrize("assets", [1.5, True, {"id": "x"}, "ab", None])
+async def test_a_page_of_assets_that_is_no_list_has_none(
+    client: acomfy.Client, monkeypatch: pytest.MonkeyPatch, assets: Any
+) -> None:
+    async def page(**_: Any) -> dict[str, Any]:
+        return {"assets": assets, "has_more": True}
+
+    monkeypatch.setattr(client.api, "get_assets", page)
+    assert [asset async for asset in client.assets()] == []
+
+
 @pytest.mark.parametrize(("version", "status"), [("0.3.64", 404), ("0.33.0", 503)])
 async def test_a_server_without_assets_says_so(version: str, status: int) -> None:
     async with both(version) as (_, client):

@@ -134,6 +134,7 @@ def test_a_pipe_is_shown_without_a_server_as_a_file_is(tmp_path: Path) -> None:
         ),
         (("convert", "editor.json", "-o", "no/such/folder.json", *CLASSES), 2, "cannot write no/such/folder.json"),
         (("convert", "none.json"), 2, "there is no file 'none.json'"),
+        (("convert", "both.png", "-o", "./both.png"), 2, "--out both.png: that is the file it is read from"),
         (("inspect", "object_info.json"), 2, "class_type"),
         (("inspect", "model.ckpt"), 2, "model.ckpt holds no workflow: it begins neither as JSON does nor"),
         (("inspect", "empty.json"), 2, "empty.json holds no workflow: it is empty"),

@@ -39,6 +39,8 @@ def convert(
     The editor's own format takes the node classes of the server, which is asked for them only then.
     """
     with in_words():
+        if out is not None and out.exists() and Path(source).exists() and out.samefile(source):
+            raise UsageError(f"--out {out}: that is the file it is read from; only the prompt would be left of it")
         workflow = load_workflow(source, Classes(server, simulate, object_info), keep_unknown=keep_unknown)
         _write(workflow, out)
     print(f"acomfy: {source}: {workflow.found}, {counted(len(workflow), 'node')}", file=sys.stderr)

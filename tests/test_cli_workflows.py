@@ -357,6 +357,14 @@ def test_a_module_is_written_with_its_stub(name: str) -> None:
     assert "class EmptyImage(_Node):" in Path("nodes.pyi").read_text()
 
 
+def test_a_module_is_written_anew_but_never_over_anything_else() -> None:
+    assert acomfy("nodes", *CLASSES).exit_code == acomfy("nodes", *CLASSES).exit_code == 0
+    Path("mine.py").write_text("print('my own')\n")
+    done = acomfy("nodes", "-o", "mine.py", *CLASSES)
+    assert done.exit_code == 2 and "--out mine.py: there is another file of that name" in done.stderr
+    assert Path("mine.py").read_text() == "print('my own')\n" and not Path("mine.pyi").exists()
+
+
 def test_classes_that_make_no_sense_are_left_out_by_name() -> None:
     Path("odd.json").write_text(json.dumps({"A": {"input": {"required": {"x": 5}}}, "B": {}}))
     done = acomfy("nodes", "--object-info", "odd.json")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ..codegen import generate
+from ..codegen import MADE_BY, generate
 from .arguments import UsageError
 from .classes import Classes, ObjectInfoFile, Server, Simulate
 from .ends import OTHER_CODES, in_words
@@ -32,12 +32,25 @@ def nodes(
     with in_words():
         if out.suffix not in (".py", ".pyi") or not out.stem.isidentifier() or keyword.iskeyword(out.stem):
             raise UsageError(f"--out {out}: Python imports no module of that name; write for example nodes.py")
+        module, stub = out.with_suffix(".py"), out.with_suffix(".pyi")
+        for path in (module, stub):
+            _check_is_ours(path)
         generated = generate(Classes(server, simulate, object_info)())
-        for path, text in ((out.with_suffix(".py"), generated.module), (out.with_suffix(".pyi"), generated.stub)):
-            _write(path, text)
+        _write(module, generated.module)
+        _write(stub, generated.stub)
     for class_type, why in generated.skipped.items():
         print(f"acomfy: left out {class_type!r}: {why}", file=sys.stderr)
-    print(f"{out.with_suffix('.py')} and {out.with_suffix('.pyi')}: {len(generated.classes)} node classes")
+    print(f"{module} and {stub}: {len(generated.classes)} node classes")
+
+
+def _check_is_ours(path: Path) -> None:
+    """Refuse to write over what somebody else wrote."""
+    try:
+        begin = path.read_bytes()[:200] if path.exists() else b""
+    except OSError as exc:
+        raise UsageError(f"cannot write {path}: {exc.strerror}") from None
+    if begin and MADE_BY.encode() not in begin:
+        raise UsageError(f"--out {path}: there is another file of that name, which `acomfy nodes` did not write")
 
 
 def _write(path: Path, text: str) -> None:

@@ -20,9 +20,9 @@ from ..definitions import Definitions, NodeDefinition
 from ..errors import ProtocolError
 from .classes import Aliases, NodeClass, output_types
 from .names import identifier
-from .templates import MODULE, STUB
+from .templates import MADE_BY, MODULE, STUB
 
-__all__ = ["Generated", "generate", "identifier"]
+__all__ = ["MADE_BY", "Generated", "generate", "identifier"]
 
 
 @dataclass(frozen=True, slots=True)

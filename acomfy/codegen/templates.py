@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+MADE_BY = "made by `acomfy nodes`"
+"""Stands in the docstring of both files."""
+
 MODULE = '''"""The {count} node classes of a ComfyUI server, made by `acomfy nodes`; the types are in the .pyi."""
 
 from typing import Any as _Any

@@ -20,6 +20,8 @@ _FORBIDDEN = (
     "ComfyUI refuses paths that lead out of a folder, and requests whose Origin differs from its address "
     "(--enable-cors-header lifts that); else a proxy in front of it wants credentials"
 )
+_NO_USER = "401: Unauthorized"
+"""What ComfyUI says to an unknown ``comfy-user`` (app/user_manager.py, app_settings.py); it has no other 401."""
 _HINTS = {
     401: "credentials are missing or wrong: see auth, token, headers and api_key of Client",
     402: "the account has to pay for this, or its plan does not cover it",
@@ -73,6 +75,8 @@ def refusal(
 def _hint(status: int, text: str, content_type: str) -> str:
     if status == 403 and text.strip() and "html" not in content_type and not text.lstrip().startswith("<"):
         return ""  # ComfyUI's own words ("Invalid directory"): it knows best
+    if status == 401 and text == _NO_USER:
+        return "a server with --multi-user wants user=, one of the ids in users(); else " + _HINTS[401]
     return _HINTS.get(status, "")
 
 

@@ -272,6 +272,11 @@ def test_a_403_that_says_why_gets_no_guess(body: bytes, kind: str, guessed: bool
     assert body.decode().strip() in str(error)
 
 
+def test_a_401_of_comfyui_itself_is_about_the_user() -> None:
+    assert "wants user=" in str(refusal(401, "GET", "http://x/settings", body=b"401: Unauthorized"))
+    assert "wants user=" not in str(refusal(401, "GET", "http://x/settings", body=b"<html>"))
+
+
 @settings(max_examples=30)
 @given(st.binary(max_size=300), st.integers(300, 999), st.text(max_size=30))
 def test_any_refusal_makes_an_error_that_can_be_shown(body: bytes, status: int, kind: str) -> None:

@@ -52,7 +52,7 @@ class ServerStats:
         trouble: Why it cannot be used; "" when it can.
         in_flight: Prompts of the pool that it has now, and callers that have it for themselves.
         models: The model files that the last prompt given to it used.
-        completed, failed: Prompts that ended there.
+        completed, failed: Prompts that succeeded there, and those that a node or the server refused.
         moved: Prompts that were taken back from it.
         switches: How often it was given a prompt with other models than the one before.
     """

@@ -24,6 +24,7 @@ from .verdict import JobState
 
 logger = logging.getLogger(__name__)
 
+_CANDIDATES = 6
 _LOOKED_AT = 32
 _AT_ONCE = 64
 _LONGEST_GRACE = 10.0
@@ -75,6 +76,7 @@ class Dispatcher:
         self._on_change = on_change
         self._withdraw = withdraw
         self._free: dict[str, PoolServer] = {}
+        self._idle: dict[str, PoolServer] = {}
         self._warm: dict[frozenset[str], dict[str, PoolServer]] = {}
         self._warm_of: dict[str, frozenset[str]] = {}
         self._anywhere: set[Need] = set()
@@ -145,15 +147,19 @@ class Dispatcher:
             self.free(server)
 
     def _index(self, server: PoolServer) -> None:
-        if server.view().free and server.name in self.servers:
-            self._free.setdefault(server.name, server)
-        else:
-            self._free.pop(server.name, None)
+        view = server.view()
+        free = view.free and server.name in self.servers
+        for index, belongs in ((self._free, free), (self._idle, free and not view.ours)):
+            if belongs:
+                index.setdefault(server.name, server)
+            else:
+                index.pop(server.name, None)
 
     def forget(self, server: PoolServer) -> None:
         """Let a server go."""
         self.servers.pop(server.name, None)
         self._free.pop(server.name, None)
+        self._idle.pop(server.name, None)
         self._cool(server)
 
     def stop(self) -> None:
@@ -212,7 +218,7 @@ class Dispatcher:
     def _choice(self, group: Group[Waiting]) -> Placement:
         wish = self._wish(group.head, must=group.must)
         placement = choose(wish, self._candidates(wish.need))
-        if not placement.possible and len(self._free) > _LOOKED_AT:
+        if not placement.possible and len(self._free) > len(placement.views):
             placement = choose(wish, [server.view() for server in self._free.values()])
         return placement
 
@@ -230,12 +236,13 @@ class Dispatcher:
         return any(server.state is ServerState.UP and server.warm is not None for server in servers)
 
     def _candidates(self, need: Need) -> Sequence[ServerView]:
-        """Give the free servers to choose from: all, or, of many, those used longest ago and those that are warm."""
-        if len(self._free) <= _LOOKED_AT:
+        """Give the free servers to choose from: all, or, of many, warm ones, idle ones and those used longest ago."""
+        if len(self._free) <= 2 * _CANDIDATES:
             return [server.view() for server in self._free.values()]
-        chosen = dict(islice(self._free.items(), _LOOKED_AT))
         warm = self._warm.get(need.files, {}) if need.files else {}
-        chosen.update(islice(((name, server) for name, server in warm.items() if name in self._free), _LOOKED_AT))
+        chosen = dict(islice(((name, server) for name, server in warm.items() if name in self._free), _CANDIDATES))
+        chosen.update(islice(self._idle.items(), _CANDIDATES))
+        chosen.update(islice(self._free.items(), _CANDIDATES))
         return [server.view() for server in chosen.values()]
 
     def _dispatch_at(self, when: float) -> None:
@@ -251,6 +258,7 @@ class Dispatcher:
 
     def _place(self, entry: Entry[Waiting], placement: Placement) -> None:
         server = self._free.pop(str(placement.server))
+        self._idle.pop(server.name, None)
         self.line.take(entry)
         self.changes += 1
         self._cool(server)

@@ -263,13 +263,12 @@ class PoolServer:
         """Note that a job is done."""
         self.jobs.discard(job)
         self._trial = False
-        exc = job.exception()
         if job.state is JobState.COMPLETED:
             self.completed += 1
             self._failures = 0
-        elif exc is not None:
+        elif job.state is JobState.FAILED:
             self.failed += 1
-            self._failures += isinstance(exc, JobFailed)
+            self._failures += isinstance(job.exception(), JobFailed)
         self.changed()
 
     def _failed(self, job: PoolJob, error: BaseException) -> bool:

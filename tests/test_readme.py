@@ -31,15 +31,19 @@ async def test_snippet_runs(number: int, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     workflow = small_workflow("text_to_image", tmp_path / "workflow_api.json")
     small_workflow("text_to_image_stream", tmp_path / "workflow_stream_api.json")
-    async with SimulatedServer() as server:
-        real_client = acomfy.Client
+    async with SimulatedServer() as server, SimulatedServer() as other:
+        real_client, real_pool = acomfy.Client, acomfy.Pool
 
         def client(url: str = DEFAULT, **options: Any) -> acomfy.Client:
             return real_client(server.url if url == DEFAULT else url, **options)
 
+        def pool(servers: list[Any]) -> acomfy.Pool:
+            return real_pool([each.url for each, _ in zip((server, other), servers, strict=True)])
+
         monkeypatch.setattr(acomfy, "Client", client)
+        monkeypatch.setattr(acomfy, "Pool", pool)
         await run(SNIPPETS[number], {"acomfy": acomfy, "workflow": workflow})
-        assert server.prompts or "SimulatedServer" in SNIPPETS[number]
+        assert server.prompts or other.prompts or "SimulatedServer" in SNIPPETS[number]
 
 
 def small_workflow(name: str, path: Path) -> acomfy.Workflow:

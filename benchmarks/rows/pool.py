@@ -87,7 +87,7 @@ async def _makespan(urls: list[str], graphs: list[Graph]) -> tuple[float, int]:
 
 
 async def _placing(servers: int, prompts: int) -> float:
-    """Give the microseconds of a prompt from the submit to its end, less what making its job costs anyway.
+    """Give the microseconds of CPU that a prompt takes from the submit to its end, its job included.
 
     Every server is full all the time, so that each prompt waits in the line; those that end are of servers by chance.
     """
@@ -106,13 +106,13 @@ async def _placing(servers: int, prompts: int) -> float:
     for number in range(waiting):
         pool._begin(encoded, needs[number % len(needs)], options, number % 8, 0.0, None)
     error = acomfy.JobCancelled("")
-    start = time.perf_counter()
+    start = time.process_time()
     for number in range(prompts):
         pool._begin(encoded, needs[number % len(needs)], options, number % 8, 0.0, None)
         at = chance.randrange(len(placed))
         placed[at], placed[-1] = placed[-1], placed[at]
         placed.pop().settle(error, JobState.CANCELLED)
-    took = time.perf_counter() - start
+    took = time.process_time() - start
     await pool.aclose()
     return took / prompts * 1e6
 

@@ -273,6 +273,21 @@ async def test_a_sleeper_that_is_cancelled_takes_no_time(clock: VirtualClock) ->
     assert clock.now() == 5
 
 
+async def test_a_job_is_cancelled_while_time_stands_still(
+    server: SimulatedServer, client: acomfy.Client, clock: VirtualClock
+) -> None:
+    server.on("KSampler").takes(27 * 60)
+    clock.hold()
+    job, next_one = await client.submit(graph(1)), await client.submit(graph(2))
+    await clock.advance(13 * 60)
+    assert await job.cancel()
+    assert (job.state, clock.now()) == ("cancelled", 13 * 60)
+    await clock.advance(1)
+    assert next_one.state == "in_progress"
+    clock.release()
+    await next_one
+
+
 # --- Mistakes in tests ---------------------------------------------------------------------------------------------
 
 

@@ -34,9 +34,16 @@ class Clock:
         """Give seconds since 1970, for timestamps."""
         return time.time()
 
-    async def sleep(self, seconds: float) -> None:
-        """Let so many seconds pass; 0 lets everybody else run once."""
+    async def sleep(self, seconds: float, ended: Callable[[], bool] | None = None) -> None:
+        """Let so many seconds pass; 0 lets everybody else run once.
+
+        Args:
+            ended: Tells whether there is nothing to wait for any more. It matters where time stands still.
+        """
         await asyncio.sleep(seconds)
+
+    def look(self) -> None:
+        """Wake those who sleep while time stands still, and have nothing to wait for any more."""
 
     def attend(self, working: Callable[[], bool]) -> None:
         """Know of a server, which tells whether a prompt runs there."""
@@ -65,7 +72,7 @@ class VirtualClock(Clock):
         super().__init__()
         self._now = 0.0
         self._epoch = time.time()
-        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._sleepers: list[tuple[float, int, asyncio.Future[None], Callable[[], bool] | None]] = []
         self._order = itertools.count()
         self._held = False
         self._jumping = False
@@ -79,15 +86,25 @@ class VirtualClock(Clock):
         """Give the virtual time of day: when the clock was made, and what has passed since."""
         return self._epoch + self._now
 
-    async def sleep(self, seconds: float) -> None:
-        """Sleep so many virtual seconds; cancelling it is safe."""
+    async def sleep(self, seconds: float, ended: Callable[[], bool] | None = None) -> None:
+        """Sleep so many virtual seconds, or while time is held until ``ended``; cancelling it is safe."""
         if seconds <= 0:
             await asyncio.sleep(0)
             return
         wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), wake))
+        heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), wake, ended))
+        self.look()
         self._jump_soon()
         await wake
+
+    def look(self) -> None:
+        """Wake those who have nothing to wait for any more, if time is held.
+
+        A node that was interrupted would else notice it only after the next `advance`.
+        """
+        for _, _, wake, ended in self._sleepers if self._held else ():
+            if ended is not None and not wake.done() and ended():
+                wake.set_result(None)
 
     def hold(self) -> None:
         """Stop the time; it passes by `advance` alone, until `release`."""
@@ -134,7 +151,7 @@ class VirtualClock(Clock):
             await asyncio.sleep(0)
 
     def _working(self) -> bool:
-        waiting = self.parked + sum(not wake.done() for _, _, wake in self._sleepers)
+        waiting = self.parked + sum(not wake.done() for _, _, wake, _ in self._sleepers)
         return sum(working() for working in self._workers) > waiting
 
     def _jump_soon(self) -> None:
@@ -149,7 +166,7 @@ class VirtualClock(Clock):
             self._jump_soon()
 
     def _wake_next(self) -> None:
-        moment, _, wake = heapq.heappop(self._sleepers)
+        moment, _, wake, _ = heapq.heappop(self._sleepers)
         if not wake.done():  # a sleeper that was cancelled takes no time
             self._now = max(self._now, moment)
             wake.set_result(None)

@@ -469,8 +469,9 @@ class Context(NodeContext):
         self._run.services.check_interrupted()
 
     async def sleep(self, seconds: float) -> None:
-        await self._run.services.clock.sleep(seconds)
-        await self._run.services.thawed()
+        services = self._run.services
+        await services.clock.sleep(seconds, lambda: services.interrupted)
+        await services.thawed()
 
     async def in_thread(self, function: Callable[..., Any], *args: Any, pixels: int) -> Any:
         return await self._run.services.in_thread(function, *args, pixels=pixels)

@@ -437,6 +437,7 @@ class SimulatedServer:
     def interrupt(self) -> None:
         """Interrupt what runs, as ``POST /interrupt`` does; noticed at its next step, forgotten when nothing runs."""
         self.services.interrupted = True
+        self.clock.look()
 
     def hold(self) -> None:
         """Keep the worker from taking the next prompt, until `release`; what runs goes on."""

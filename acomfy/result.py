@@ -303,6 +303,7 @@ class Output:
         Raises:
             OutputMissing, ServerError, ValueError: As `read`.
             PIL.UnidentifiedImageError: It is no picture that Pillow knows.
+            OSError, ValueError: It is damaged, or its texts are a bomb; in Pillow's own words.
             PIL.Image.DecompressionBombError: It has more pixels than Pillow allows.
         """
         from .decoding import decode

@@ -339,6 +339,19 @@ def test_seeds_are_what_the_definitions_make_one() -> None:
     assert workflow.seeds() == {("1", "seed"): 1, ("2", "noise_seed"): 2, ("5", "seed"): 5}
 
 
+def test_a_number_that_is_given_out_is_a_seed_where_a_seed_takes_it() -> None:
+    """PrimitiveInt has "control after generate" too, and is as often a picture's width."""
+    size = {"class_type": "EmptyLatentImage", "inputs": {"width": ["7", 0], "height": ["8", 0], "batch_size": 1}}
+    numbers = {one: {"class_type": "PrimitiveInt", "inputs": {"value": 512}} for one in ("7", "8", "9", "10")}
+    takers = {
+        "11": {"class_type": "RandomNoise", "inputs": {"noise_seed": ["8", 0]}},
+        "12": {"class_type": "NoSuchNode", "inputs": {"seed": ["9", 0]}},
+    }
+    workflow = Workflow({**numbers, "6": size, **takers})
+    assert list(workflow.seeds(INFO)) == [("8", "value"), ("9", "value")]
+    assert workflow.randomize_seeds(random.Random(1), INFO)["7"]["inputs"]["value"] == 512
+
+
 def test_seeds_are_drawn_anew_and_nothing_else_changes() -> None:
     workflow = Workflow(SEEDED)
     one, same = (workflow.randomize_seeds(random.Random(7), INFO) for _ in range(2))

@@ -346,8 +346,9 @@ class Workflow(MutableMapping[str, dict[str, Any]]):
     def randomize_seeds(self, rng: random.Random, object_info: ObjectInfo) -> Workflow:
         """Draw a new value for every seed, within its range; all else stays.
 
-        A seed is what the server's definitions make one: an INT input that the editor would change after each run.
-        Never greater than 2**50, as far as the editor goes, nor negative where the range allows.
+        A seed is what the server's definitions make one: an INT input that the editor would change after each run; of
+        a node that gives out numbers (PrimitiveInt) only what another node takes for its seed. Never greater than 2**50,
+        as far as the editor goes, nor negative where the range allows.
         """
         return self.replace(seeds.randomized(self._nodes, rng, definitions_of(object_info)))
 

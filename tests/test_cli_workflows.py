@@ -71,8 +71,9 @@ def test_what_the_editor_saved_is_converted(source: str, classes: tuple[str, ...
     assert Path("api.json").read_text() == Workflow.load("api.json").to_json() + "\n"
 
 
-def test_a_prompt_is_taken_out_of_a_picture_without_any_server() -> None:
-    done = acomfy("convert", "both.png", "--server", "http://127.0.0.1:1")
+@pytest.mark.parametrize("out", [(), ("-o", "-")])
+def test_a_prompt_is_taken_out_of_a_picture_without_any_server(out: tuple[str, ...]) -> None:
+    done = acomfy("convert", "both.png", "--server", "http://127.0.0.1:1", *out)
     assert (done.exit_code, json.loads(done.stdout)) == (0, PROMPT)
     assert done.stderr == "acomfy: both.png: prompt in PNG, 2 nodes\n"
 

@@ -25,7 +25,7 @@ def convert(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="OUT", help="Where to write it; without it to stdout.")
+        Path | None, typer.Option("-o", "--out", metavar="OUT", help="Where to write it; - or nothing is stdout.")
     ] = None,
     server: Server = None,
     object_info: ObjectInfoFile = None,
@@ -48,7 +48,7 @@ def convert(
 
 def _write(workflow: Workflow, out: Path | None) -> None:
     text = workflow.to_json()
-    if out is None:
+    if out is None or str(out) == "-":
         accept_any_text()
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # JSON is, whatever the terminal speaks

@@ -347,8 +347,8 @@ class Workflow(MutableMapping[str, dict[str, Any]]):
         """Draw a new value for every seed, within its range; all else stays.
 
         A seed is what the server's definitions make one: an INT input that the editor would change after each run; of
-        a node that gives out numbers (PrimitiveInt) only what another node takes for its seed. Never greater than 2**50,
-        as far as the editor goes, nor negative where the range allows.
+        a node that gives out numbers (PrimitiveInt) only what another node takes for its seed. Never greater than
+        2**50, as far as the editor goes, nor negative where the range allows.
         """
         return self.replace(seeds.randomized(self._nodes, rng, definitions_of(object_info)))
 

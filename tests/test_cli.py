@@ -159,11 +159,11 @@ def test_without_a_seed_the_workflows_own_is_told(guide: Workflow) -> None:
 
 
 def test_seed_inputs_are_numbers_named_seed_or_noise_seed() -> None:
-    inputs = {"seed": 1, "noise_seed": 2.0, "seed_mode": 3, "other": 4}
+    inputs = {"seed": 1, "noise_seed": 2.0, "seed_mode": 3, "other": 4, "mode.seed": 5}
     links = {"seed": ["1", 0], "noise_seed": True}
     workflow = Workflow({"1": {"class_type": "A", "inputs": inputs}, "2": {"class_type": "B", "inputs": links}})
-    assert seed_inputs(workflow) == [("1", "seed"), ("1", "noise_seed")]
-    assert next(iter(Variants(workflow, 9, 1)))["1"]["inputs"] == {**inputs, "seed": 9, "noise_seed": 9}
+    assert seed_inputs(workflow) == [("1", "seed"), ("1", "noise_seed"), ("1", "mode.seed")]
+    assert next(iter(Variants(workflow, 9, 1)))["1"]["inputs"] == {**inputs, "seed": 9, "noise_seed": 9, "mode.seed": 9}
 
 
 def test_a_seed_needs_an_input_and_room() -> None:

@@ -339,6 +339,11 @@ def test_seeds_are_what_the_definitions_make_one() -> None:
     assert workflow.seeds() == {("1", "seed"): 1, ("2", "noise_seed"): 2, ("5", "seed"): 5}
 
 
+def test_a_seed_that_a_choice_brings_is_known_by_its_name_too() -> None:
+    inputs = {"sampling_mode": "on", "sampling_mode.seed": 3, "seed": True}
+    assert Workflow({"1": {"class_type": "TextGenerate", "inputs": inputs}}).seeds() == {("1", "sampling_mode.seed"): 3}
+
+
 def test_a_number_that_is_given_out_is_a_seed_where_a_seed_takes_it() -> None:
     """PrimitiveInt has "control after generate" too, and is as often a picture's width."""
     size = {"class_type": "EmptyLatentImage", "inputs": {"width": ["7", 0], "height": ["8", 0], "batch_size": 1}}

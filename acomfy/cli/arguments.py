@@ -179,7 +179,7 @@ def seed_inputs(workflow: Workflow, definitions: Definitions | None = None) -> l
         (node_id, name)
         for node_id, node in workflow.items()
         for name, value in node["inputs"].items()
-        if (name in _SEED_NAMES or (node_id, name) in defined) and type(value) in (int, float)
+        if (name.rpartition(".")[2] in _SEED_NAMES or (node_id, name) in defined) and type(value) in (int, float)
     ]
 
 

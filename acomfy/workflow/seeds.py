@@ -29,8 +29,8 @@ def seeds(nodes: Nodes, definitions: Definitions | None) -> Iterator[tuple[str, 
     for node_id, node in nodes.items():
         inputs, class_type = node["inputs"], node["class_type"]
         if definitions is None or class_type not in definitions:
-            for name in _NAMES:
-                if isinstance(inputs.get(name), int):
+            for name, value in inputs.items():
+                if _is_named_seed(name) and type(value) is int:
                     yield node_id, name, None
             continue
         definition = definitions[class_type]

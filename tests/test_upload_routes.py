@@ -152,7 +152,7 @@ async def test_a_file_that_cannot_be_read_is_the_error_and_not_the_connection_th
         await api.upload_image(7, "x")  # type: ignore[arg-type]
 
 
-async def test_a_server_that_takes_no_more_of_a_file_is_given_up() -> None:
+async def test_a_server_that_takes_no_more_of_a_body_is_given_up() -> None:
     ends: list[asyncio.StreamWriter] = []
 
     async def takes_a_little(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -164,8 +164,9 @@ async def test_a_server_that_takes_no_more_of_a_file_is_given_up() -> None:
     try:
         async with aiohttp.ClientSession() as session, asyncio.timeout(5000 * MS):
             api = Api(Transport(url, lambda: session, read_timeout=50 * MS))
-            for send in (api.upload_image(bytes(1 << 25), "x"), api.post_userdata("x", bytes(1 << 25))):
-                with pytest.raises(acomfy.ServerUnreachable, match="took nothing more of the file for") as caught:
+            data = bytes(1 << 25)
+            for send in (api.upload_image(data, "x"), api.post_userdata("x", data), api.post_prompt(data)):
+                with pytest.raises(acomfy.ServerUnreachable, match="took nothing more of the body for") as caught:
                     await send
                 assert caught.value.maybe_sent
     finally:

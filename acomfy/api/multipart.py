@@ -87,7 +87,7 @@ class FilePart(Payload):
             async with asyncio.timeout(self._silence):
                 await writer.write(piece)
         except TimeoutError:
-            raise Stalled(f"it took nothing more of the file for {self._silence:g} s") from None
+            raise Stalled(f"it took nothing more of the body for {self._silence:g} s") from None
 
     async def _chunks(self) -> AsyncIterator[bytes | memoryview]:
         file = self._value

@@ -11,6 +11,10 @@ from ..errors import HTTPError, PayloadTooLarge, PromptRejected, ProtocolError
 from ..profiles import read_histories
 from ..transport import segment
 from .base import Routes, query
+from .multipart import FilePart
+
+_LARGE = 1 << 20
+"""Bytes of a body that may not go into the connection's buffers: a server that takes no more of it must be noticed."""
 
 if TYPE_CHECKING:
     from . import shapes
@@ -55,8 +59,14 @@ class PromptRoutes(Routes):
             body = json.dumps(dict(body), allow_nan=False).encode()
         if limit is not None and len(body) > limit:
             raise PayloadTooLarge(len(body), limit)
-        headers = {"Content-Type": "application/json"}
-        response = await self._transport.request("POST", "/prompt", data=body, headers=headers, allowed=(400,))
+        response = await self._transport.request(
+            "POST",
+            "/prompt",
+            data=body if len(body) < _LARGE else lambda: FilePart(body, self._transport.read_timeout),
+            headers={"Content-Type": "application/json"},
+            allowed=(400,),
+            size=len(body),
+        )
         answer = await self._transport.read_json(response)
         if not isinstance(answer, dict):
             raise ProtocolError(f"POST {self.url}/prompt was answered with {type(answer).__name__}, not an object")

@@ -93,6 +93,19 @@ class Readable:
             file.close()
 
 
+def _open(path: str) -> BinaryIO:
+    """Open a file that may have become a pipe or a device since `check`, which would be waited for, or never end."""
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise ValueError(f"{path!r} is no file")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 _turn_of_open_files = threading.Lock()  # to seek and to read is two steps, and two prompts may have the same file
 
 
@@ -102,7 +115,7 @@ class _Window(io.RawIOBase):
     def __init__(self, source: LocalFile | OpenFile) -> None:
         self._source = source
         self._turn = _turn_of_open_files if isinstance(source, OpenFile) else threading.Lock()
-        self._file = source.file if isinstance(source, OpenFile) else open(source.path, "rb")  # noqa: SIM115
+        self._file = source.file if isinstance(source, OpenFile) else _open(source.path)
         self._start = source.start if isinstance(source, OpenFile) else 0
         self._at = 0
 

@@ -493,6 +493,18 @@ async def test_too_large_a_file_is_not_sent_where_the_server_tells_its_limit(tmp
         assert {type(job.exception()) for job in jobs} == {PayloadTooLarge, type(None)}
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no such files here")
+async def test_a_file_that_becomes_a_pipe_is_not_waited_for(client: acomfy.Client, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    picture().save(path)
+    job = client.run(loaded(path))
+    path.unlink()
+    os.mkfifo(path)
+    async with asyncio.timeout(5000 * MS):
+        with pytest.raises(WorkflowError, match="is no file"):
+            await job
+
+
 async def test_of_too_large_a_file_not_a_byte_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.bin"
     with path.open("wb") as file:

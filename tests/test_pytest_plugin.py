@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+import acomfy.simulator  # noqa: F401  # kept: what a run in this process imports is dropped after it
+
 pytest_plugins = ["pytester"]
 
 WORKFLOW = """
@@ -50,7 +52,7 @@ def run(pytester: pytest.Pytester, text: str, *options: str, ini: str = "") -> p
         ini += "asyncio_default_fixture_loop_scope = function\n"
     pytester.makeini(f"[pytest]\nfilterwarnings = error\n{ini}")
     pytester.makepyfile(text)
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider", *options, timeout=50)
+    return pytester.runpytest("-p", "no:cacheprovider", *options)
 
 
 def source(mark: str, imports: str = "") -> str:
@@ -63,6 +65,12 @@ def test_it_works_under_pytest_asyncio_in_strict_mode(pytester: pytest.Pytester)
 
 def test_it_works_under_pytest_asyncio_in_auto_mode(pytester: pytest.Pytester) -> None:
     run(pytester, source(""), ini="asyncio_mode = auto\n").assert_outcomes(passed=4)
+
+
+def test_a_process_of_its_own_finds_the_plugin(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("async def test_it(comfy_client): assert await comfy_client.features()")
+    command = ("-p", "no:cacheprovider", "-o", "asyncio_mode=auto")
+    pytester.runpytest_subprocess(*command, timeout=50).assert_outcomes(passed=1)
 
 
 def test_it_works_in_a_loop_that_tests_share(pytester: pytest.Pytester) -> None:

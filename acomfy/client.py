@@ -41,7 +41,7 @@ from .mapping import Feed, Workflows
 from .places import Places
 from .result import DownloadObserver, Output, Result
 from .retry import RetryPolicy
-from .router import Router, TrackedPrompt
+from .router import NO_NODES, Router, TrackedPrompt
 from .server_methods import ServerMethods
 from .sessions import Sessions
 from .snapshots import Snapshots
@@ -387,6 +387,7 @@ class Client(ServerMethods):
 
     async def _run(self, graph: EncodedGraph, options: PromptOptions) -> Result:
         job = self._begin(graph, options)
+        del graph  # this frame lasts as long as the job, and its files may be large
         job.cancel_on_close = True
         try:
             return await job
@@ -491,7 +492,7 @@ class Client(ServerMethods):
     def _begin(self, graph: EncodedGraph, options: PromptOptions, index: int | None = None) -> Job:
         """Make a job, follow it, and have it posted. Never waits."""
         self._open()
-        job = Job(tracked(graph.json, frozenset(graph.streams), options), options, self, index)
+        job = Job(tracked(graph.json, frozenset(graph.streams) or NO_NODES, options), options, self, index)
         if graph.files:
             job.encoded = graph
         self._start(job)
@@ -723,6 +724,8 @@ class Client(ServerMethods):
 
 
 _POST = "acomfy-post"
+# Ten thousand live jobs share one of each, which the garbage collector need not visit for each of them.
+_USUAL = PromptOptions()
 
 
 def prompt_options(
@@ -742,7 +745,8 @@ def prompt_options(
     if isinstance(targets, str):
         raise TypeError(f"targets is a collection of node ids, for example [{targets!r}]")
     outputs = None if targets is None else tuple(str(target) for target in targets)
-    return PromptOptions(strict, on_lost, bool(front), number, outputs, _extra_json(extra_data), stall_timeout)
+    options = PromptOptions(strict, on_lost, bool(front), number, outputs, _extra_json(extra_data), stall_timeout)
+    return _USUAL if options == _USUAL else options
 
 
 def _extra_json(extra_data: Mapping[str, Any] | None) -> bytes | None:

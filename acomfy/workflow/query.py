@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Any, TypeAlias
@@ -100,6 +99,8 @@ def check_input(node_id: str, node: Mapping[str, Any], input_name: str) -> None:
     names = list(node["inputs"])
     if input_name in names:
         return
+    import difflib  # 1 ms that only a mistake pays
+
     close = difflib.get_close_matches(input_name, names, 1)
     hint = f"did you mean {close[0]!r}?" if close else f"it has: {', '.join(names) or 'none'}"
     raise WorkflowError(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import runpy
 from collections.abc import AsyncIterator
+from types import ModuleType
 
 import discord
 import pytest
@@ -295,3 +297,10 @@ async def test_who_deletes_discords_answer_cancels_it(chat: Discord, server: Sim
 
 def test_the_bot_needs_no_comfyui_to_start() -> None:
     assert isinstance(discord_bot.Painter("http://127.0.0.1:9"), discord.Client)
+
+
+@pytest.mark.parametrize(("bot", "name"), [(discord_bot, "DISCORD_TOKEN"), (telegram_bot, "TELEGRAM_TOKEN")])
+def test_a_bot_without_its_token_says_so(bot: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SystemExit, match=f"{name} is not set"):
+        runpy.run_path(str(bot.__file__), run_name="__main__")

@@ -98,4 +98,8 @@ class Answer:
 
 
 if __name__ == "__main__":
+    if "DISCORD_TOKEN" not in os.environ:
+        raise SystemExit(
+            "DISCORD_TOKEN is not set; a bot gets its token at https://discord.com/developers/applications"
+        )
     Painter(*(sys.argv[1:] or ["http://127.0.0.1:8188"])).run(os.environ["DISCORD_TOKEN"])

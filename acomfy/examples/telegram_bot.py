@@ -126,4 +126,6 @@ async def main(server: str = "http://127.0.0.1:8188") -> None:
 
 
 if __name__ == "__main__":
+    if "TELEGRAM_TOKEN" not in os.environ:
+        raise SystemExit("TELEGRAM_TOKEN is not set; a bot gets its token from https://t.me/BotFather")
     asyncio.run(main(*sys.argv[1:]))

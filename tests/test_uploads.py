@@ -385,6 +385,18 @@ async def test_what_the_server_lost_is_uploaded_again(
     assert len(server.uploads) == 2
 
 
+async def test_a_run_holds_its_files_no_more_once_they_are_uploaded(
+    client: acomfy.Client, server: SimulatedServer
+) -> None:
+    server.hold()
+    running = asyncio.create_task(client.run(loaded(picture())))
+    await eventually(lambda: bool(client.jobs) and client.jobs[0].posted_at is not None)
+    gc.collect()
+    assert not [each for each in gc.get_objects() if isinstance(each, Picture)]
+    server.release()
+    assert await pixels(await running) == picture().tobytes()
+
+
 async def test_a_lost_prompt_is_submitted_anew_with_its_files(client: acomfy.Client, server: SimulatedServer) -> None:
     server.hold()
     job = await client.submit(loaded(picture()), on_lost="resubmit")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import uuid
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Hashable, Iterable, Mapping
 from dataclasses import dataclass
@@ -139,8 +140,8 @@ class Pool:
             max_pending_per_key: The same for each key.
             max_attempts: How often a prompt may run and be lost with its server, before that is its outcome.
             check_interval: Seconds between looks at each server (one integer by HTTP). A server where nothing listens
-                is left at the second look that says so, one that just does not answer after four intervals; one that
-                is down is looked at at least that often, and used again once it is ready.
+                is left at the second look that says so; one that just does not answer, or only a proxy before it does,
+                after four intervals. One that is down is looked at that often, and used again once it is ready.
             unreachable_timeout: After that long without any answer, what runs on a server counts as lost.
             unavailable_timeout: After that long without any server that could take it, what waits ends as
                 `NoServerAvailable`; 0: at once. None: it waits on.
@@ -431,6 +432,8 @@ class Pool:
 
     def _order(self, front: bool, number: float | None, key: Hashable, priority: float) -> float | None:
         hash(key)
+        if not math.isfinite(priority) or not math.isfinite(number or 0.0):
+            raise ValueError(f"priority and number are places in an order, not {priority} and {number}")
         if front:
             return self._dispatcher.line.front_order(key, priority)
         return None if number is None else float(number)

@@ -4,9 +4,9 @@ Theory of operation. One task tends a server. It is given nothing before it answ
 read, and its WebSocket is open or refused. From then on it is looked at now and then (``GET /prompt``, one integer),
 and at once when the socket ended or a POST failed. The first look that fails makes it *shaky*: it gets nothing new.
 When nothing listens there it is *down* at the second; when it just does not answer (ComfyUI answers nobody while it
-loads a large model) only after four intervals. What waited there moves then; what ran is given up when nothing was
-heard for ``unreachable_timeout``. Whatever may be left there is taken off before it is used again, and then it gets
-one prompt at a time until one has ended.
+loads a large model), or a proxy says so, only after four intervals. What waited there moves then; what ran is given up
+when nothing was heard for ``unreachable_timeout``. Whatever may be left there is taken off before it is used again, and
+then it gets one prompt at a time until one has ended.
 """
 
 from __future__ import annotations
@@ -415,7 +415,11 @@ class PoolServer:
         Raises:
             ServerError: The server did not answer; then nothing was taken back.
         """
-        waiting = {job.prompt_id: job for job in jobs if waits(job)}
+        jobs = list(jobs)
+        posts = [job.posting for job in jobs if job.posting is not None]
+        if posts:
+            await asyncio.wait(posts)
+        waiting = {job.prompt_id: job for job in jobs if job.server is self and waits(job)}
         if not waiting:
             return
         self.withdrawing = True
@@ -443,7 +447,5 @@ def waits(job: PoolJob) -> bool:
 
 
 def _is_gone(exc: BaseException) -> bool:
-    """Tell whether nothing listens there, or a proxy says so; else the server may just be busy."""
-    if isinstance(exc, ServerUnreachable):
-        return not exc.maybe_sent
-    return isinstance(exc, HTTPError)
+    """Tell whether nothing listens there; else the server may just be busy, or only a proxy before it has trouble."""
+    return isinstance(exc, ServerUnreachable) and not exc.maybe_sent

@@ -143,6 +143,10 @@ async def test_errors_of_the_prompt_are_its_outcome_and_those_of_the_workflow_ar
     async with servers(2) as made, quick_pool(made) as pool:
         with pytest.raises(acomfy.WorkflowError):
             await pool.run({"1": {}})
+        with pytest.raises(ValueError, match="not nan"):
+            await pool.run(saved(), priority=float("nan"))
+        with pytest.raises(TypeError, match="unhashable"):
+            await pool.run(saved(), key=[])  # type: ignore[arg-type]
         wrong = saved()
         wrong["1"]["inputs"]["width"] = -1
         job = await pool.submit(wrong)
@@ -380,6 +384,18 @@ async def test_a_prompt_goes_where_its_nodes_and_models_are_and_says_so() -> Non
             assert f"{made[1].url}: it has no node class 'VAEDecode'" in text
 
 
+async def test_the_one_server_of_many_that_can_run_a_prompt_is_found() -> None:
+    async with servers(20) as made, quick_pool(made, check_interval=5000 * MS) as pool:
+        for server in made:
+            if server is not made[13]:
+                del server.classes["SaveImageWebsocket"]
+        await pool.wait_ready(20)
+        jobs = [await pool.submit(saved(color)) for color in range(3)]
+        jobs += [await pool.submit(streamed(color)) for color in range(6)]
+        await asyncio.gather(*jobs)
+        assert len(made[13].prompts) == 6
+
+
 async def test_what_no_server_has_is_refused_in_a_servers_own_words_and_what_is_new_there_is_found() -> None:
     async with servers(2) as made, quick_pool(made) as pool:
         await pool.wait_ready(2)
@@ -521,7 +537,7 @@ async def test_a_drained_server_hands_over_what_waits_and_keeps_what_runs(gates:
 
 
 async def test_an_idle_server_takes_over_what_waits_behind_a_long_prompt(gates: Gates) -> None:
-    async with servers(2, gates) as made, quick_pool(made) as pool:
+    async with servers(2, gates) as made, quick_pool(made, check_interval=5000 * MS) as pool:
         await pool.wait_ready(2)
         made[0].on("EmptyImage").takes(600 * MS).once()
         made[1].on("EmptyImage").takes(600 * MS).once()

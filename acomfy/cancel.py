@@ -26,8 +26,6 @@ from .job import Job
 from .live import LiveJobs
 from .look import read_queue
 
-logger = logging.getLogger(__name__)
-
 _AT_ONCE = 8
 _PAUSE_FIRST, _PAUSE_LONGEST = 0.02, 5.0
 
@@ -63,6 +61,7 @@ class Canceller:
         """Have a job cancelled; give a future that is done once it is off the server. Never waits."""
         if job not in self._wishes:
             job.cancel_requested = True
+            job.log(logging.DEBUG, "prompt %s is to be cancelled", job.prompt_id)
             job.stop_uploading()
             self._wishes[job] = asyncio.get_running_loop().create_future()
             job.when_done(lambda _: self._wakeup.set())

@@ -54,6 +54,7 @@ from .watch import Watch
 from .workflow import EncodedGraph, Graph
 
 logger = logging.getLogger(__name__)
+logging.getLogger("acomfy").addHandler(logging.NullHandler())  # quiet, unless the application sets logging up
 
 OnLost = Literal["raise", "resubmit"]
 ProfileName = Literal["comfyui", "cloud"]
@@ -511,6 +512,7 @@ class Client(ServerMethods):
         if isinstance(error, OutputMissing) and job.prompt.verdict is None:
             self._connection.reopen("it did not tell of a prompt's end")  # else the next attempt would go the same way
         self._watch.forget(job)
+        job.log(logging.INFO, "prompt %s is submitted anew: %s", job.prompt_id, error)
         job.begin_again(tracked(job.prompt.graph, job.prompt.stream_nodes, job.options))
         self._start(job)
         return True

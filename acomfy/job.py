@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -35,6 +36,8 @@ from .router import TrackedPrompt
 from .stream import Buffer, EventStream
 from .verdict import JobState
 from .workflow import EncodedGraph
+
+logger = logging.getLogger(__name__)
 
 TERMINAL = (ExecutionSuccess, ExecutionError, ExecutionInterrupted)
 
@@ -383,6 +386,11 @@ class Job:
             return self.posting is None
         return self.done() and not isinstance(self._exc, ClientClosed | JobStalled | JobLost | PromptRejected)
 
+    def log(self, level: int, message: str, *args: object) -> None:
+        """Log something about it, with its ``prompt_id`` in the record."""
+        if logger.isEnabledFor(level):
+            logger.log(level, message, *args, extra={"prompt_id": self.prompt_id})
+
     def begin_again(self, prompt: TrackedPrompt) -> None:
         """Follow another prompt from now on: the same graph, submitted anew."""
         self.prompt = prompt
@@ -396,6 +404,7 @@ class Job:
         """Give it its outcome, once: later calls do nothing."""
         if self._state is not None:
             return
+        self.log(logging.DEBUG, "prompt %s is %s", self.prompt_id, state)
         self.progress  # noqa: B018  # remembers how far it came before the newest steps are let go
         self._state = state
         if isinstance(outcome, Result):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -188,6 +189,7 @@ class Submission:
         if job.options.on_lost != "resubmit":
             job.encoded = None  # its files may be large
         job.prompt.number = reply.number
+        job.log(logging.DEBUG, "prompt %s is queued with number %s", job.prompt_id, reply.number)
         self._watch.posted(job, statuses)
         if reply.node_errors:
             rejection = PromptRejected({}, reply.node_errors, titles=job.prompt.titles(), partial=True)

@@ -62,8 +62,9 @@ from .workflow import Node, Workflow
 if typing.TYPE_CHECKING:
     from .listings import HistoryEntry, JobInfo, JobPage
     from .placement import Placement, ServerState
-    from .pool import Pool, PoolStats, ServerStats
+    from .pool import Pool
     from .pool_job import PoolJob
+    from .pool_stats import PoolStats, ServerStats
     from .server_info import Asset, Device, LogEntry, SystemStats, UserFile
 else:
     from .late import __getattr__ as __getattr__

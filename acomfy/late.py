@@ -19,9 +19,9 @@ HOMES = {
     "Placement": "placement",
     "Pool": "pool",
     "PoolJob": "pool_job",
-    "PoolStats": "pool",
+    "PoolStats": "pool_stats",
     "ServerState": "placement",
-    "ServerStats": "pool",
+    "ServerStats": "pool_stats",
     "SystemStats": "server_info",
     "UserFile": "server_info",
 }

@@ -7,7 +7,6 @@ import logging
 import math
 import uuid
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Hashable, Iterable, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet
@@ -28,10 +27,11 @@ from .job import Job, PromptOptions
 from .line import Entry
 from .look import read_queue
 from .mapping import Feed, Workflows, iterate
-from .placement import NOTHING, Need, Placement, ServerState, read_need
+from .placement import NOTHING, Need, Placement, read_need
 from .pool_dispatch import Dispatcher, Pin
 from .pool_job import PoolJob
 from .pool_server import PoolServer
+from .pool_stats import PoolStats, server_stats
 from .result import DownloadObserver, Output, Result
 from .router import TrackedPrompt
 from .snapshots import Snapshots
@@ -42,62 +42,6 @@ from .workflow import EncodedGraph, Graph, Workflow
 logger = logging.getLogger(__name__)
 
 _OWN_OPTIONS = ("weight", "in_flight")
-
-
-@dataclass(frozen=True, slots=True)
-class ServerStats:
-    """What a pool knows of one server.
-
-    Attributes:
-        url: Its address.
-        trouble: Why it cannot be used; "" when it can.
-        in_flight: Prompts of the pool that it has now, and callers that have it for themselves.
-        models: The model files that the last prompt given to it used.
-        completed, failed: Prompts that succeeded there, and those that a node or the server refused.
-        moved: Prompts that were taken back from it.
-        switches: How often it was given a prompt with other models than the one before.
-    """
-
-    url: str
-    state: ServerState
-    trouble: str
-    in_flight: int
-    weight: float
-    models: tuple[str, ...]
-    completed: int
-    failed: int
-    moved: int
-    switches: int
-
-
-@dataclass(frozen=True, slots=True)
-class PoolStats:
-    """What a pool does at the moment, and did.
-
-    Attributes:
-        servers: By address.
-        waiting: How many wait in the pool's line.
-        waiting_by_key: The same for each key that has some.
-    """
-
-    servers: Mapping[str, ServerStats]
-    waiting: int
-    waiting_by_key: Mapping[Hashable, int]
-
-    @property
-    def in_flight(self) -> int:
-        """Prompts that servers have now."""
-        return sum(server.in_flight for server in self.servers.values())
-
-    @property
-    def completed(self) -> int:
-        """Prompts that succeeded."""
-        return sum(server.completed for server in self.servers.values())
-
-    @property
-    def switches(self) -> int:
-        """How often a server was given a prompt with other models than the one before."""
-        return sum(server.switches for server in self.servers.values())
 
 
 class Pool:
@@ -635,10 +579,10 @@ class Pool:
 
     def _server(self, url: str) -> PoolServer:
         servers = self._dispatcher.servers
-        found = servers.get(url) or servers.get(url.rstrip("/"))
-        if found is None:
-            raise KeyError(f"{url} is not in the pool; its servers are {', '.join(servers) or 'none'}")
-        return found
+        for server in servers.values():
+            if url.rstrip("/") in (server.name.rstrip("/"), server.given.rstrip("/")):
+                return server
+        raise KeyError(f"this address is not in the pool; its servers are {', '.join(servers) or 'none'}")
 
     def acquire(self, workflow: Graph | None = None, *, key: Hashable = None, priority: float = 0.0) -> Pinned:
         """Have one server for several steps: ``async with pool.acquire() as client: ...``.
@@ -677,21 +621,7 @@ class Pool:
 
     def stats(self) -> PoolStats:
         """Tell what the pool does at the moment, and did."""
-        servers = {
-            server.name: ServerStats(
-                server.name,
-                server.state,
-                server.trouble,
-                len(server.jobs) + server.pins,
-                server.weight,
-                tuple(sorted(server.warm or ())),
-                server.completed,
-                server.failed,
-                server.moved,
-                server.switches,
-            )
-            for server in self._dispatcher.servers.values()
-        }
+        servers = {server.name: server_stats(server) for server in self._dispatcher.servers.values()}
         line = self._dispatcher.line
         return PoolStats(servers, len(line), line.by_key())
 

@@ -159,7 +159,8 @@ class PoolServer:
     """One server of a pool.
 
     Attributes:
-        name: Its address.
+        name: Its address, without what is secret in it.
+        given: Its address as it was given.
         jobs: The jobs that were given to it and are not done.
         pins: How many callers have it for themselves (`Pool.acquire`).
         warm: The model files that the last prompt given to it used; None when that is not known.
@@ -185,6 +186,7 @@ class PoolServer:
     ) -> None:
         self.client = Member(url, self._failed, self._opened, options)
         self.name = self.client.api.url
+        self.given = url
         self.weight = weight
         self.in_flight = in_flight
         self.jobs: set[PoolJob] = set()

@@ -41,7 +41,7 @@ SHELL = (
     ("client",),
     ("pool_job",),
     ("pool_server",),
-    ("pool_dispatch",),
+    ("pool_dispatch", "pool_stats"),
     ("pool",),
     ("late",),
     ("__init__",),

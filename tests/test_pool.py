@@ -212,6 +212,11 @@ async def test_options_of_the_client_go_to_all_servers_or_to_one() -> None:
             stats = pool.stats().servers
             assert [stats[server.url].weight for server in made] == [3.0, 1.0]
             assert made[0].prompts[0]["client_id"] == "mine"
+    secret = acomfy.Pool(["http://user:hidden@x/?token=hidden"])
+    assert "hidden" not in f"{secret!r} {secret.stats()}"
+    with pytest.raises(KeyError) as caught:
+        await secret.remove("http://y/?token=hidden")
+    assert "hidden" not in str(caught.value)
     with pytest.raises(TypeError, match="nonsense"):
         acomfy.Pool(["http://x"], nonsense=1)
     with pytest.raises(ValueError, match="in the pool already"):

@@ -160,8 +160,8 @@ def _rename_to_new(temporary: Path, path: Path) -> None:
     """Rename, but never over another file."""
     try:
         os.link(temporary, path)
-    except FileExistsError:
-        raise
+    except (FileExistsError, FileNotFoundError):
+        raise  # the name is taken; or somebody removed the file, and nothing must stand under its name
     except OSError:
         _rename_without_links(temporary, path)
     else:

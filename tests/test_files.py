@@ -361,6 +361,19 @@ def test_a_file_system_without_links_never_overwrites(tmp_path: Path, monkeypatc
     assert everything(tmp_path) == {"a.png": b"old", "a (1).png": b"new"}
 
 
+def test_a_part_that_somebody_removed_leaves_nothing_under_its_name_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.png"
+    part = PartialFile(path, overwrite=False)
+    part.write(b"data")
+    next(tmp_path.glob("*.part")).unlink()
+    monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("a file is made under the name"))
+    with pytest.raises(FileNotFoundError):
+        part.finish()
+    assert everything(tmp_path) == {}
+
+
 def test_a_rename_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "link", no_links)
     monkeypatch.setattr(os, "replace", no_links)

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator
@@ -66,8 +67,10 @@ def is_missing(answer: Any) -> bool:
 
 async def test_what_the_server_answers_has_the_shapes_that_are_promised(client: acomfy.Client) -> None:
     result = await client.run(saved(0x336699))
-    entry = await client.history(result.prompt_id)
-    assert entry is not None and entry.state == "completed" and entry.duration is not None
+    async with asyncio.timeout(5):
+        while (entry := await client.history(result.prompt_id)) is None:
+            await asyncio.sleep(0.01)  # a real server writes it up to some 10 ms after its success, and tells nobody
+    assert entry.state == "completed" and entry.duration is not None
     assert entry.outputs and entry.targets and entry.number is not None
     assert result.prompt_id in [found.prompt_id for found in await client.history(limit=5)]
     job = await client.job_info(result.prompt_id)

@@ -68,8 +68,9 @@ def is_missing(answer: Any) -> bool:
 async def test_what_the_server_answers_has_the_shapes_that_are_promised(client: acomfy.Client) -> None:
     result = await client.run(saved(0x336699))
     async with asyncio.timeout(5):
-        while (entry := await client.history(result.prompt_id)) is None:
-            await asyncio.sleep(0.01)  # a real server writes it up to some 10 ms after its success, and tells nobody
+        # A real server writes it up to some 10 ms after its success, and tells nobody.
+        while (entry := await client.history(result.prompt_id)) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     assert entry.state == "completed" and entry.duration is not None
     assert entry.outputs and entry.targets and entry.number is not None
     assert result.prompt_id in [found.prompt_id for found in await client.history(limit=5)]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
 
-from .errors import AcomfyError, ClientClosed
 from .look import QueueSnapshot
+from .shared_reads import Spawn, begin
 
 _FRESH = 1.0
 
@@ -25,7 +24,7 @@ class Places:
         self,
         read: Callable[[], Awaitable[QueueSnapshot]],
         changes: Callable[[], object],
-        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        spawn: Spawn,
     ) -> None:
         self._read = read
         self._changes = changes
@@ -47,7 +46,7 @@ class Places:
             loop = asyncio.get_running_loop()
             self._seen = self._changes(), loop.time()
             places = self._places = loop.create_future()
-            self._spawn(self._fill(places))
+            begin(places, self._read_places, self._spawn)
         await asyncio.wait([places])
         return places.result().get(prompt_id)
 
@@ -57,14 +56,6 @@ class Places:
         young = asyncio.get_running_loop().time() - since < _FRESH  # a deaf socket tells of no change
         return changes == self._changes() and (not places.done() or (young and places.exception() is None))
 
-    async def _fill(self, places: asyncio.Future[Mapping[str, int]]) -> None:
-        try:
-            snapshot = await self._read()
-            places.set_result({item.prompt_id: place for place, item in reversed(list(enumerate(snapshot)))})
-        except AcomfyError as exc:
-            places.set_exception(exc)
-        except BaseException:
-            places.set_exception(ClientClosed())
-            raise
-        finally:
-            places.exception()  # seen: nobody may be waiting any more
+    async def _read_places(self) -> Mapping[str, int]:
+        snapshot = await self._read()
+        return {item.prompt_id: place for place, item in reversed(list(enumerate(snapshot)))}

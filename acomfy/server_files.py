@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ _LONGEST_NAME = 200
 """In bytes; most file systems take 255, and the server may put a number behind it."""
 
 
-class ServerFiles:
+class ServerFiles(ABC):
     """The part of `Client` that is about files of its server.
 
     Each method may raise `ServerUnreachable`, `HTTPError`, `ProtocolError`, and `ClientClosed` after its closing.
@@ -30,13 +31,13 @@ class ServerFiles:
 
     api: Api
 
+    @abstractmethod
     def _open(self) -> None:
         """Begin to use the server; raise `ClientClosed` when the client is closed."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _known_capabilities(self) -> Capabilities:
         """Tell what the server can do."""
-        raise NotImplementedError
 
     # --- Uploads and assets ----------------------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ WebSocket connects anew, as another version may have been started.
 
 from __future__ import annotations
 
+import asyncio
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
@@ -42,13 +44,13 @@ class ServerMethods(ServerFiles):
         self._logs = LogSubscription(self.api, self.client_id, self._spawn_while_open)
         self._jobs_api: bool | None = None
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> object:
+    @abstractmethod
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine as a task of the client."""
-        raise NotImplementedError
 
+    @abstractmethod
     def events(self) -> EventStream:
         """See `Client.events`."""
-        raise NotImplementedError
 
     def _spawn_while_open(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine as a task of the client; drop it when the client, or its loop, has ended."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from .errors import AcomfyError, ClientClosed
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
+
+Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+"""Runs a coroutine as a task of the client."""
 
 _MOST_KEPT = 1000
 
@@ -22,7 +26,7 @@ class SharedReads(Generic[K, T]):
         spawn: Runs a coroutine as a task of the client.
     """
 
-    def __init__(self, read: Callable[[K], Awaitable[T]], spawn: Callable[[Coroutine[Any, Any, None]], object]) -> None:
+    def __init__(self, read: Callable[[K], Awaitable[T]], spawn: Spawn) -> None:
         self._read = read
         self._spawn = spawn
         self._answers: dict[K, asyncio.Future[T]] = {}
@@ -35,11 +39,11 @@ class SharedReads(Generic[K, T]):
             ClientClosed: The client was closed meanwhile.
         """
         answer = self._answers.get(key)
-        if answer is None:
+        if answer is None or (answer.done() and answer.exception() is not None):
             while len(self._answers) >= _MOST_KEPT:
                 del self._answers[next(iter(self._answers))]
             answer = self._answers[key] = asyncio.get_running_loop().create_future()
-            self._spawn(self._fill(key, answer))
+            begin(answer, partial(self._read, key), self._spawn)
         await asyncio.wait([answer])
         return answer.result()
 
@@ -52,14 +56,20 @@ class SharedReads(Generic[K, T]):
         """Ask anew from now on; who waits already gets the answer that is under way."""
         self._answers.clear()
 
-    async def _fill(self, key: K, answer: asyncio.Future[T]) -> None:
-        try:
-            answer.set_result(await self._read(key))
-        except AcomfyError as exc:
-            answer.set_exception(exc)
-        except BaseException:
-            answer.set_exception(ClientClosed())
-            raise
-        finally:
-            if answer.exception() is not None and self._answers.get(key) is answer:  # seen: nobody may be waiting
-                del self._answers[key]
+
+def begin(answer: asyncio.Future[T], read: Callable[[], Awaitable[T]], spawn: Spawn) -> None:
+    """Begin to read what others wait for. However that ends, the answer is there then."""
+    spawn(_fill(answer, read)).add_done_callback(partial(_close, answer))
+
+
+async def _fill(answer: asyncio.Future[T], read: Callable[[], Awaitable[T]]) -> None:
+    try:
+        answer.set_result(await read())
+    except AcomfyError as exc:
+        answer.set_exception(exc)
+
+
+def _close(answer: asyncio.Future[Any], task: asyncio.Task[None]) -> None:
+    if not answer.done():  # the task was cancelled, perhaps before its first step
+        answer.set_exception(ClientClosed())
+    answer.exception()  # seen: nobody may be waiting any more

@@ -146,6 +146,13 @@ class Connection:
             self._changed.clear()
             await self._changed.wait()
 
+    async def live_within(self, seconds: float) -> bool:
+        """Wait as `wait_live`, but no longer than that; tell whether it is live."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.wait_live()
+        return self.live
+
     def hurry(self) -> None:
         """Try to connect now instead of after the delay: the server was just heard by HTTP."""
         self._hurry.set()

@@ -106,11 +106,7 @@ class Member(Client):
     async def hear(self) -> None:
         """Wait for the WebSocket for a while; without it a server is usable all the same, by HTTP."""
         self._connection.hurry()
-        try:
-            async with asyncio.timeout(self._connect_timeout):
-                await self._connection.wait_live()
-        except TimeoutError:
-            pass
+        await self._connection.live_within(self._connect_timeout)
 
     async def remaining(self) -> int:
         """Ask how many prompts are in the queue, everybody's."""

@@ -159,11 +159,7 @@ class Submission:
         if not self._connection.live:
             if self._connection.refusal is None:
                 self._connection.hurry()
-            try:
-                async with asyncio.timeout(self._connect_timeout):
-                    await self._connection.wait_live()
-            except TimeoutError:
-                pass
+            await self._connection.live_within(self._connect_timeout)
         if job.prompt.stream_nodes and not self._connection.live:
             reason = "the WebSocket is not open, and this prompt streams its images over it"
             if (refusal := self._connection.refusal) is not None:

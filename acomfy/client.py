@@ -22,6 +22,7 @@ from .api import Api
 from .cancel import Canceller
 from .capabilities import UNKNOWN, Capabilities, read_capabilities
 from .captures import Uploadable
+from .concurrency import Tasks
 from .connection import AnySocket, Connection, backoff
 from .errors import (
     AuthenticationError,
@@ -35,7 +36,7 @@ from .errors import (
     WorkflowError,
 )
 from .inputs import FileInput, take_one
-from .job import Job, PromptOptions
+from .job import Job, JobOwner, PromptOptions
 from .live import LiveJobs
 from .mapping import Feed, Workflows
 from .places import Places
@@ -173,7 +174,7 @@ class Client(ServerMethods):
         self.client_id = client_id or str(uuid.uuid4())
         self._sessions = Sessions(access, session)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._closing: asyncio.Task[None] | None = None
         self._stream_classes = frozenset(stream_classes)
         self._cancel_timeout = cancel_timeout
@@ -480,15 +481,11 @@ class Client(ServerMethods):
             job = self._begin(self._encoded(workflow), options, index)
             job.cancel_on_close = True
         except WorkflowError as exc:
-            job = Job(TrackedPrompt(str(uuid.uuid4()), b"{}"), options, self, index)
-            job.settle(exc, JobState.FAILED)
+            job = unsendable(exc, options, self, index)
         return job
 
     def _encoded(self, graph: Graph) -> EncodedGraph:
-        encoded = workflow.encode(graph, self._stream_classes, self._snapshots.copy_picture)
-        if encoded.files:
-            check_all(encoded.files)
-        return encoded
+        return encoded(graph, self._stream_classes, self._snapshots)
 
     def _begin(self, graph: EncodedGraph, options: PromptOptions, index: int | None = None) -> Job:
         """Make a job, follow it, and have it posted. Never waits."""
@@ -714,18 +711,31 @@ class Client(ServerMethods):
         return self._capabilities or UNKNOWN
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str = "acomfy") -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(coroutine, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._reap)
-        return task
-
-    def _reap(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (exc := task.exception()) is not None:
-            logger.error("a task of the client failed", exc_info=exc)
+        return self._tasks.spawn(coroutine, name)
 
 
 _POST = "acomfy-post"
+
+
+def encoded(graph: Graph, stream_classes: frozenset[str], snapshots: Snapshots) -> EncodedGraph:
+    """Freeze a workflow as it is now; see that the files in it are there.
+
+    Raises:
+        WorkflowError: It is no workflow that can be sent, or a file is not there.
+    """
+    found = workflow.encode(graph, stream_classes, snapshots.copy_picture)
+    if found.files:
+        check_all(found.files)
+    return found
+
+
+def unsendable(error: WorkflowError, options: PromptOptions, owner: JobOwner, index: int) -> Job:
+    """Make the job of an item of a map that is no workflow: it ended with that."""
+    job = Job(TrackedPrompt(str(uuid.uuid4()), b"{}"), options, owner, index)
+    job.settle(error, JobState.FAILED)
+    return job
+
+
 # Ten thousand live jobs share one of each, which the garbage collector need not visit for each of them.
 _USUAL = PromptOptions()
 

@@ -1,10 +1,16 @@
-"""Run coroutines together."""
+"""Run coroutines together, again, and beyond the call that began them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
+
+from .errors import HTTPError, ServerUnreachable
+from .retry import RetryPolicy
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -22,3 +28,38 @@ async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def repeated(attempt: Callable[[], Awaitable[T]], policy: RetryPolicy | None) -> T:
+    """Do something again when it failed in a way that another try may mend; without a policy, never.
+
+    Raises:
+        HTTPError, ServerUnreachable: The last try's.
+    """
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            return await attempt()
+        except (HTTPError, ServerUnreachable) as exc:
+            delay = None if policy is None else policy.delay(tries, exc)
+            if delay is None:
+                raise
+            logger.debug("trying again in %.1f s: %s", delay, exc)
+        await asyncio.sleep(delay)
+
+
+class Tasks(set["asyncio.Task[None]"]):
+    """The tasks that outlive the calls that began them: held here until they end, so that none is lost or left."""
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run a coroutine as a task; what it raises is logged."""
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self.add(task)
+        task.add_done_callback(self._reap)
+        return task
+
+    def _reap(self, task: asyncio.Task[None]) -> None:
+        self.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            logger.error("the task %s failed", task.get_name(), exc_info=exc)

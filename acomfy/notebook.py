@@ -26,7 +26,7 @@ from .client import Client
 from .errors import AcomfyError
 from .markup import Shown, bars, gallery
 from .result import Output, Result
-from .watching import Screen, Watch, counting, keep_places, name_of, under_way
+from .watching import Screen, Watch, name_of, under_way, watching
 
 _FRAME_TIME = 0.25
 _ROWS = 12
@@ -77,22 +77,11 @@ async def progress(client: Client, *, total: int | None = None) -> AsyncGenerato
         count = watch.ended + len(jobs) if total is None else total
         place.show(_bars(watch.screen(jobs, watch.ended, count, _ROWS, time.monotonic())))
 
-    async def refresh() -> None:
-        while True:
-            watch.follow(under_way(client))
-            draw()
-            await asyncio.sleep(_FRAME_TIME)
-
-    tasks = [asyncio.create_task(refresh()), asyncio.create_task(keep_places(client, watch))]
     try:
-        with counting(client, watch):
+        async with watching(client, watch, draw, _FRAME_TIME):
             yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         draw()
-        await watch.aclose()
 
 
 def _bars(screen: Screen) -> str:

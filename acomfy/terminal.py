@@ -12,7 +12,6 @@ It needs the extra ``cli`` (``pip install "acomfy[cli]"``).
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -25,7 +24,7 @@ from rich.text import Text
 
 from .client import Client
 from .job import Job
-from .watching import Screen, Watch, counting, keep_places, name_of, under_way
+from .watching import Screen, Watch, name_of, under_way, watching
 
 _FRAME_TIME = 0.1
 
@@ -100,19 +99,5 @@ async def progress(
 
     # Composed anew also when a line is printed above it, so that what is told there has left its row.
     with Live(console=console, get_renderable=picture, auto_refresh=False, transient=True) as live:
-        tasks = [asyncio.create_task(_refresh(live, client, watch)), asyncio.create_task(keep_places(client, watch))]
-        try:
-            with counting(client, watch):
-                yield console
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await watch.aclose()
-
-
-async def _refresh(live: Live, client: Client, watch: Watch) -> None:
-    while True:
-        watch.follow(under_way(client))
-        live.refresh()
-        await asyncio.sleep(_FRAME_TIME)
+        async with watching(client, watch, live.refresh, _FRAME_TIME):
+            yield console

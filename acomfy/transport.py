@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -29,11 +28,10 @@ from yarl import URL
 
 from .access import Access
 from .answers import Answers, shown
-from .errors import AuthenticationError, HTTPError, ProtocolError, ServerUnreachable
+from .concurrency import repeated
+from .errors import AuthenticationError, ProtocolError, ServerUnreachable
 from .profiles import Profile
 from .retry import RetryPolicy
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -165,17 +163,7 @@ class Transport:
         Raises:
             HTTPError, ServerUnreachable: The last try's.
         """
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                return await read()
-            except (HTTPError, ServerUnreachable) as exc:
-                delay = None if self._retry is None else self._retry.delay(attempt, exc)
-                if delay is None:
-                    raise
-                logger.debug("trying again in %.1f s: %s", delay, exc)
-            await asyncio.sleep(delay)
+        return await repeated(read, self._retry)
 
     def stream(
         self,

@@ -26,8 +26,8 @@ from weakref import WeakValueDictionary
 
 from .api import Api
 from .captures import Content, LocalFile, MaskedPicture, ServerFile, View
-from .concurrency import together
-from .errors import AcomfyError, HTTPError, JobError, PayloadTooLarge, ServerError, ServerUnreachable, WorkflowError
+from .concurrency import repeated, together
+from .errors import AcomfyError, JobError, PayloadTooLarge, ServerError, WorkflowError
 from .inputs import SUBFOLDER, FileInput
 from .reading import FileChanged, Hashes, Readable, check, said
 from .result import Output
@@ -213,18 +213,13 @@ class Uploads:
         if self._refers and file.size >= _WORTH_ASKING and await self._is_there(file):
             return Stored(f"{SUBFOLDER}/{file.name}", file.name)
         limit = await self._limit()
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                async with self._sending, file.opened() as body:
-                    answer = await self._api.upload_image(body, file.name, subfolder=SUBFOLDER, limit=limit)
-                return Stored(answer.value, file.name)
-            except (HTTPError, ServerUnreachable) as exc:
-                delay = None if self._retry is None else self._retry.delay(attempt, exc)
-                if delay is None:
-                    raise
-            await asyncio.sleep(delay)
+
+        async def send() -> Stored:
+            async with self._sending, file.opened() as body:
+                answer = await self._api.upload_image(body, file.name, subfolder=SUBFOLDER, limit=limit)
+            return Stored(answer.value, file.name)
+
+        return await repeated(send, self._retry)  # the same content has the same name
 
     async def _is_there(self, file: Readable) -> bool:
         """Tell whether the server has the file, from an earlier client: a file of that name, and of that size."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,19 +161,36 @@ def _waiting(place: int | None) -> str:
     return "next" if place <= 1 else f"waiting, {place} ahead"
 
 
-@contextmanager
-def counting(client: Client, watch: Watch) -> Iterator[None]:
-    """Count the client's jobs, those under way and those that begin while the block runs."""
+@asynccontextmanager
+async def watching(
+    client: Client, watch: Watch, draw: Callable[[], object], every: float
+) -> AsyncGenerator[None, None]:
+    """Follow and count the client's jobs while the block runs, and have them drawn every so many seconds."""
     for job in under_way(client):
         watch.count(job)
     stop = client.on_job(watch.count)
+    tasks = [
+        asyncio.create_task(_refresh(client, watch, draw, every)),
+        asyncio.create_task(_keep_places(client, watch)),
+    ]
     try:
         yield
     finally:
         stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await watch.aclose()
 
 
-async def keep_places(client: Client, watch: Watch) -> None:
+async def _refresh(client: Client, watch: Watch, draw: Callable[[], object], every: float) -> None:
+    while True:
+        watch.follow(under_way(client))
+        draw()
+        await asyncio.sleep(every)
+
+
+async def _keep_places(client: Client, watch: Watch) -> None:
     """Ask for the places of jobs that wait, again and again, until cancelled."""
     while True:
         await watch.look_at_queue(under_way(client))

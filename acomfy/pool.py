@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import uuid
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Hashable, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from weakref import WeakSet
 
-from . import workflow
-from .client import Client, OnLost, prompt_options, tracked
-from .concurrency import together
+from .client import Client, OnLost, encoded, prompt_options, tracked, unsendable
+from .concurrency import Tasks, together
 from .errors import (
     AcomfyError,
     ClientClosed,
@@ -33,15 +33,21 @@ from .pool_job import PoolJob
 from .pool_server import PoolServer
 from .pool_stats import PoolStats, server_stats
 from .result import DownloadObserver, Output, Result
-from .router import TrackedPrompt
 from .snapshots import Snapshots
-from .uploads import check_all
 from .verdict import JobState
 from .workflow import EncodedGraph, Graph, Workflow
 
 logger = logging.getLogger(__name__)
 
 _OWN_OPTIONS = ("weight", "in_flight")
+
+
+class _Turn(NamedTuple):
+    """Where a prompt stands in the line; ``order`` None is behind all of its priority and key."""
+
+    key: Hashable
+    priority: float
+    order: float | None
 
 
 class Pool:
@@ -115,7 +121,7 @@ class Pool:
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._tending: dict[str, asyncio.Task[None]] = {}
         self._live: dict[PoolJob, None] = {}
         self._room = asyncio.Event()
@@ -199,15 +205,7 @@ class Pool:
             self._open()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(coroutine, name="acomfy-pool")
-        self._tasks.add(task)
-        task.add_done_callback(self._reap)
-        return task
-
-    def _reap(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (exc := task.exception()) is not None:
-            logger.error("a task of the pool failed", exc_info=exc)
+        return self._tasks.spawn(coroutine, "acomfy-pool")
 
     # --- Prompts -----------------------------------------------------------------------------------------------------
 
@@ -245,18 +243,10 @@ class Pool:
         """
         graph, need = self._encoded(workflow)
         options = prompt_options(strict, on_lost, False, None, targets, extra_data, stall_timeout)
-        return self._run(graph, need, options, key, priority, self._order(front, number, key, priority))
+        return self._run(graph, need, options, self._turn(key, priority, front, number))
 
-    async def _run(
-        self,
-        graph: EncodedGraph,
-        need: Need,
-        options: PromptOptions,
-        key: Hashable,
-        priority: float,
-        order: float | None,
-    ) -> Result:
-        job = self._begin(graph, need, options, key, priority, order)
+    async def _run(self, graph: EncodedGraph, need: Need, options: PromptOptions, turn: _Turn) -> Result:
+        job = self._begin(graph, need, options, turn)
         job.cancel_on_close = True
         try:
             return await job
@@ -291,18 +281,10 @@ class Pool:
         """
         graph, need = self._encoded(workflow)
         options = prompt_options(strict, on_lost, False, None, targets, extra_data, stall_timeout)
-        return self._submit(graph, need, options, key, priority, self._order(front, number, key, priority))
+        return self._submit(graph, need, options, self._turn(key, priority, front, number))
 
-    async def _submit(
-        self,
-        graph: EncodedGraph,
-        need: Need,
-        options: PromptOptions,
-        key: Hashable,
-        priority: float,
-        order: float | None,
-    ) -> PoolJob:
-        job = self._begin(graph, need, options, key, priority, order)
+    async def _submit(self, graph: EncodedGraph, need: Need, options: PromptOptions, turn: _Turn) -> PoolJob:
+        job = self._begin(graph, need, options, turn)
         if isinstance(job.exception(), NoServerAvailable):
             await job
         return job
@@ -336,8 +318,7 @@ class Pool:
         options = prompt_options(strict, on_lost, False, None, targets, extra_data, stall_timeout)
 
         def begin(workflow: Graph, index: int) -> Job:
-            order = self._order(front, number, key, priority)
-            return self._begin_item(workflow, index, options, key, priority, order)
+            return self._begin_item(workflow, index, options, self._turn(key, priority, front, number))
 
         bounded = self._max_pending is not None or self._max_pending_per_key is not None
         if (
@@ -355,32 +336,26 @@ class Pool:
                 await self._room.wait()
             yield item
 
-    def _begin_item(
-        self, graph: Graph, index: int, options: PromptOptions, key: Hashable, priority: float, order: float | None
-    ) -> Job:
+    def _begin_item(self, workflow: Graph, index: int, options: PromptOptions, turn: _Turn) -> Job:
         try:
-            encoded, need = self._encoded(graph)
+            graph, need = self._encoded(workflow)
         except WorkflowError as exc:
-            job = Job(TrackedPrompt(str(uuid.uuid4()), b"{}"), options, self, index)
-            job.settle(exc, JobState.FAILED)
-            return job
-        job = self._begin(encoded, need, options, key, priority, order, index)
+            return unsendable(exc, options, self, index)
+        job = self._begin(graph, need, options, turn, index)
         job.cancel_on_close = True
         return job
 
     def _encoded(self, graph: Graph) -> tuple[EncodedGraph, Need]:
-        encoded = workflow.encode(graph, self._stream_classes, self._snapshots.copy_picture)
-        if encoded.files:
-            check_all(encoded.files)
-        return encoded, read_need(graph._nodes if isinstance(graph, Workflow) else graph)
+        need_of = graph._nodes if isinstance(graph, Workflow) else graph
+        return encoded(graph, self._stream_classes, self._snapshots), read_need(need_of)
 
-    def _order(self, front: bool, number: float | None, key: Hashable, priority: float) -> float | None:
+    def _turn(self, key: Hashable, priority: float, front: bool, number: float | None) -> _Turn:
         hash(key)
         if not math.isfinite(priority) or not math.isfinite(number or 0.0):
             raise ValueError(f"priority and number are places in an order, not {priority} and {number}")
         if front:
-            return self._dispatcher.line.front_order(key, priority)
-        return None if number is None else float(number)
+            return _Turn(key, priority, self._dispatcher.line.front_order(key, priority))
+        return _Turn(key, priority, None if number is None else float(number))
 
     def _full(self, key: Hashable) -> str:
         """Say that the line is full; "" when it is not."""
@@ -392,21 +367,14 @@ class Pool:
         return ""
 
     def _begin(
-        self,
-        graph: EncodedGraph,
-        need: Need,
-        options: PromptOptions,
-        key: Hashable,
-        priority: float,
-        order: float | None,
-        index: int | None = None,
+        self, graph: EncodedGraph, need: Need, options: PromptOptions, turn: _Turn, index: int | None = None
     ) -> PoolJob:
         """Make a job and put it into the line. Never waits."""
         self._open()
-        if full := self._full(key):
+        if full := self._full(turn.key):
             raise QueueFull(f"the pool's line is full: {full}; nothing was queued")
         prompt = tracked(graph.json, frozenset(graph.streams), options)
-        job = PoolJob(prompt, options, self, index, graph, need, key=key, priority=priority, order=order)
+        job = PoolJob(prompt, options, self, index, graph, need, key=turn.key, priority=turn.priority, order=turn.order)
         job.encoded = graph if graph.files else None
         for observer in self._job_observers:
             observer(job)
@@ -455,15 +423,21 @@ class Pool:
         """The jobs whose outcome is not known yet."""
         return tuple(self._live)
 
-    def on_job(self, observer: Callable[[Job], object]) -> None:
+    def on_job(self, observer: Callable[[Job], object]) -> Callable[[], None]:
         """Have a function called with every job as it begins; as `Client.on_job`."""
         self._job_observers.append(observer)
+        return partial(self._job_observers.remove, observer)
 
-    def on_download(self, observer: DownloadObserver) -> None:
+    def on_download(self, observer: DownloadObserver) -> Callable[[], None]:
         """Have a context entered around every reading of an output; as `Client.on_download`."""
         self._download_observers.append(observer)
-        for server in self._dispatcher.servers.values():
-            server.client.on_download(observer)
+        return partial(self._download_observers.remove, observer)
+
+    def _observed(self, output: Output) -> AbstractContextManager[object]:
+        stack = ExitStack()
+        for observer in self._download_observers:
+            stack.enter_context(observer(output))
+        return stack
 
     def reorder(self, job: PoolJob, *, priority: float | None = None, front: bool = False) -> bool:
         """Give a job that waits in the line another priority, or the first place of its key; False when it does not."""
@@ -508,8 +482,7 @@ class Pool:
         if made.name in self._dispatcher.servers:
             raise ValueError(f"{made.name} is in the pool already")
         self._dispatcher.servers[made.name] = made
-        for observer in self._download_observers:
-            made.client.on_download(observer)
+        made.client.on_download(self._observed)
         if self._loop is not None:
             self._open()
             self._tend(made)

@@ -658,3 +658,18 @@ async def test_observers_see_jobs_and_downloads() -> None:
         (output,) = (await job).images
         await output.read()
         assert seen == [job, output]
+
+
+async def test_observers_stop_when_they_are_told_as_those_of_a_client_do() -> None:
+    seen: list[Any] = []
+
+    def observer(output: acomfy.Output) -> contextlib.AbstractContextManager[None]:
+        seen.append(output)
+        return contextlib.nullcontext()
+
+    async with servers(1) as made, quick_pool(made) as pool:
+        for stop in (pool.on_job(seen.append), pool.on_download(observer)):
+            stop()
+        (output,) = (await pool.run(saved())).images
+        await output.read()
+        assert seen == []

@@ -29,9 +29,10 @@ from importlib import resources
 from typing import Any, TypeVar
 
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, FastAPI, HTTPException, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
+from starlette.requests import HTTPConnection
 
 import acomfy
 from acomfy import examples
@@ -193,6 +194,100 @@ async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
+routes = APIRouter()
+
+
+def prompts_of(connection: HTTPConnection) -> Prompts:
+    """Give the prompts of the application that a request or a socket came to."""
+    found: Prompts = connection.app.state.prompts
+    return found
+
+
+@routes.get("/")
+async def page() -> HTMLResponse:
+    return HTMLResponse(resources.files(examples).joinpath("service.html").read_text("utf-8"))
+
+
+@routes.post("/run")
+async def run(wish: Wish, request: Request) -> Response:
+    prompts = prompts_of(request)
+    result = await until_gone(request, prompts.client.run(prompts.workflow(wish)))
+    image = result.images[0]
+    return Response(await image.read(), media_type=image.media_type)
+
+
+@routes.post("/prompts", status_code=202)
+async def submit(wish: Wish, request: Request) -> dict[str, str]:
+    prompts = prompts_of(request)
+    job = await prompts.submit(wish, prompts.page(wish.page))
+    return {"prompt_id": job.prompt_id}
+
+
+@routes.get("/events")
+async def events(page: str, request: Request) -> StreamingResponse:
+    prompts = prompts_of(request)
+
+    async def lines() -> AsyncIterator[str]:
+        try:
+            async for news in prompts.page(page).news():
+                yield f"data: {json.dumps(news)}\n\n"
+        finally:
+            prompts.left(page)
+
+    return StreamingResponse(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+@routes.get("/prompts/{prompt_id}/images/{number}")
+async def image(prompt_id: str, number: int, request: Request) -> Response:
+    job = prompts_of(request).jobs.get(prompt_id)
+    images = pictures(job) if job is not None and job.done() else []
+    if not 0 <= number < len(images):
+        raise HTTPException(404, "there is no such picture, or not any more")
+    output = images[number]
+    return Response(await output.read(), media_type=output.media_type)
+
+
+@routes.websocket("/socket")
+async def socket(socket: WebSocket) -> None:
+    await socket.accept()
+    prompts, page, tasks = prompts_of(socket), Page(), set[asyncio.Task[None]]()
+
+    def spawn(work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    async def send() -> None:
+        async for news in page.news():
+            await socket.send_json(news)
+
+    async def submit(wish: Wish) -> None:
+        try:
+            job = await prompts.submit(wish, page)
+            await socket.send_json({"tag": wish.tag, "prompt_id": job.prompt_id})
+        except acomfy.AcomfyError as error:
+            await socket.send_json({"tag": wish.tag, "error": str(error)})
+
+    try:
+        spawn(send())
+        while True:
+            spawn(submit(Wish.model_validate(await socket.receive_json())))
+    except WebSocketDisconnect:
+        pass
+    except (ValueError, KeyError):  # no JSON, or bytes
+        await socket.close(1003, "send objects with a text")
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_all(page)
+
+
+async def told(request: Request, error: Exception) -> Response:
+    """Say what is wrong: with ComfyUI, or with what was asked of it."""
+    return JSONResponse({"detail": str(error)}, 503 if isinstance(error, acomfy.ServerError) else 422)
+
+
 def application(server: str | None) -> FastAPI:
     """Make the application for a ComfyUI server; None is a simulated one."""
 
@@ -205,88 +300,8 @@ def application(server: str | None) -> FastAPI:
             stack.push_async_callback(app.state.prompts.aclose)
             yield
 
-    app = FastAPI(lifespan=lifespan)
-
-    @app.exception_handler(acomfy.AcomfyError)
-    async def told(request: Request, error: acomfy.AcomfyError) -> Response:
-        """Say what is wrong: with ComfyUI, or with what was asked of it."""
-        return JSONResponse({"detail": str(error)}, 503 if isinstance(error, acomfy.ServerError) else 422)
-
-    @app.get("/")
-    async def page() -> HTMLResponse:
-        return HTMLResponse(resources.files(examples).joinpath("service.html").read_text("utf-8"))
-
-    @app.post("/run")
-    async def run(wish: Wish, request: Request) -> Response:
-        prompts: Prompts = app.state.prompts
-        result = await until_gone(request, prompts.client.run(prompts.workflow(wish)))
-        image = result.images[0]
-        return Response(await image.read(), media_type=image.media_type)
-
-    @app.post("/prompts", status_code=202)
-    async def submit(wish: Wish) -> dict[str, str]:
-        prompts: Prompts = app.state.prompts
-        job = await prompts.submit(wish, prompts.page(wish.page))
-        return {"prompt_id": job.prompt_id}
-
-    @app.get("/events")
-    async def events(page: str) -> StreamingResponse:
-        prompts: Prompts = app.state.prompts
-
-        async def lines() -> AsyncIterator[str]:
-            try:
-                async for news in prompts.page(page).news():
-                    yield f"data: {json.dumps(news)}\n\n"
-            finally:
-                prompts.left(page)
-
-        return StreamingResponse(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-
-    @app.get("/prompts/{prompt_id}/images/{number}")
-    async def image(prompt_id: str, number: int) -> Response:
-        job = app.state.prompts.jobs.get(prompt_id)
-        images = pictures(job) if job is not None and job.done() else []
-        if not 0 <= number < len(images):
-            raise HTTPException(404, "there is no such picture, or not any more")
-        output = images[number]
-        return Response(await output.read(), media_type=output.media_type)
-
-    @app.websocket("/socket")
-    async def socket(socket: WebSocket) -> None:
-        await socket.accept()
-        prompts: Prompts = app.state.prompts
-        page, tasks = Page(), set[asyncio.Task[None]]()
-
-        def spawn(work: Coroutine[Any, Any, None]) -> None:
-            task = asyncio.create_task(work)
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-
-        async def send() -> None:
-            async for news in page.news():
-                await socket.send_json(news)
-
-        async def submit(wish: Wish) -> None:
-            try:
-                job = await prompts.submit(wish, page)
-                await socket.send_json({"tag": wish.tag, "prompt_id": job.prompt_id})
-            except acomfy.AcomfyError as error:
-                await socket.send_json({"tag": wish.tag, "error": str(error)})
-
-        try:
-            spawn(send())
-            while True:
-                spawn(submit(Wish.model_validate(await socket.receive_json())))
-        except WebSocketDisconnect:
-            pass
-        except (ValueError, KeyError):  # no JSON, or bytes
-            await socket.close(1003, "send objects with a text")
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await cancel_all(page)
-
+    app = FastAPI(lifespan=lifespan, exception_handlers={acomfy.AcomfyError: told})
+    app.include_router(routes)
     return app
 
 

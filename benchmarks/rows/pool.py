@@ -101,14 +101,14 @@ async def _placing(servers: int, prompts: int) -> float:
     options = acomfy.job.PromptOptions()
     needs = [pool._encoded(one)[1] for one in _graphs(8)] or [need]
     for _ in range(2 * servers):
-        pool._begin(encoded, need, options, None, 0.0, None)
+        pool._begin(encoded, need, options, pool._turn(None, 0.0, False, None))
     waiting = min(prompts, 1_000)
     for number in range(waiting):
-        pool._begin(encoded, needs[number % len(needs)], options, number % 8, 0.0, None)
+        pool._begin(encoded, needs[number % len(needs)], options, pool._turn(number % 8, 0.0, False, None))
     error = acomfy.JobCancelled("")
     start = time.process_time()
     for number in range(prompts):
-        pool._begin(encoded, needs[number % len(needs)], options, number % 8, 0.0, None)
+        pool._begin(encoded, needs[number % len(needs)], options, pool._turn(number % 8, 0.0, False, None))
         at = chance.randrange(len(placed))
         placed[at], placed[-1] = placed[-1], placed[at]
         placed.pop().settle(error, JobState.CANCELLED)

@@ -13,15 +13,43 @@ import math
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
-
-import aiohttp
+from typing import Any, Protocol
 
 from .errors import HTTPError, ProtocolError, ServerUnreachable
 from .files import PartialFile
 from .ranges import Received
 from .retry import RetryPolicy
 
-Opener = Callable[[Mapping[str, str]], AbstractAsyncContextManager[aiohttp.ClientResponse]]
+
+class Content(Protocol):
+    """The body of a `Response`, as aiohttp's stream reader gives it."""
+
+    def is_eof(self) -> bool: ...
+
+    def read_nowait(self) -> bytes: ...
+
+    async def readexactly(self, n: int) -> bytes: ...
+
+    async def read(self, n: int = -1) -> bytes: ...
+
+
+class Response(Protocol):
+    """An answer, as far as it is asked here: that of aiohttp, or what is like it."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    @property
+    def content(self) -> Content: ...
+
+    @property
+    def url(self) -> Any: ...
+
+
+Opener = Callable[[Mapping[str, str]], AbstractAsyncContextManager[Response]]
 """Opens the file with more request headers. Raises `HTTPError`, `ServerUnreachable` and other errors of the package."""
 
 CHUNK = 1 << 18
@@ -70,7 +98,7 @@ async def parts(
         await patience.bear(failure, went_on=went_on, at_once=went_on and received.can_go_on)
 
 
-def _whole(response: aiohttp.ClientResponse) -> bytes:
+def _whole(response: Response) -> bytes:
     """Give a file that came to its end with its head: nothing of it can break off. Empty for any other. Saves 6 us."""
     arrived = response.status == 200 and response.content.is_eof()
     return response.content.read_nowait() if arrived else b""
@@ -118,7 +146,7 @@ def _incomplete(url: str, received: Received | None) -> ServerUnreachable:
     return ServerUnreachable(url, reason, maybe_sent=True, hint=hint)
 
 
-def _shown(response: aiohttp.ClientResponse) -> str:
+def _shown(response: Response) -> str:
     return str(response.url.with_user(None).with_query(None))
 
 

@@ -26,7 +26,7 @@ from .errors import (
 )
 from .job import Job
 from .outputs import Produced, produced_by
-from .result import DownloadObserver, Output, Result, Source
+from .result import DownloadObserver, Output, Result, ServerSource
 from .router import Delivery, Router, Run, TrackedPrompt
 from .stream import Buffer
 from .verdict import JobState, Verdict
@@ -233,8 +233,8 @@ class LiveJobs:
         run = job.prompt.run
         return self._source(job).outputs(_produced(job, {} if run is None else run.executed))
 
-    def _source(self, job: Job) -> Source:
-        return Source(job.prompt_id, job.prompt.graph, self._api, self._transfers, self.download_observers)
+    def _source(self, job: Job) -> ServerSource:
+        return ServerSource(job.prompt_id, job.prompt.graph, self._api, self._transfers, self.download_observers)
 
     def _images_lost(self, job: Job, node_id: str) -> OutputMissing:
         run = job.prompt.run

@@ -10,8 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
-import aiohttp
-
 from . import download
 from .api import Api
 from .concurrency import together
@@ -28,6 +26,7 @@ from .outputs import (
     media_type_of,
     rendition,
 )
+from .retry import RetryPolicy
 from .workflow import title_of
 
 if TYPE_CHECKING:
@@ -41,43 +40,39 @@ _LARGEST_READ = 1 << 30
 DownloadObserver: TypeAlias = "Callable[[Output], AbstractContextManager[object]]"
 """Called with an output that is about to be read from the server; the context lasts until it was."""
 
-_Opening: TypeAlias = AbstractAsyncContextManager[aiohttp.ClientResponse]
+Opening: TypeAlias = AbstractAsyncContextManager[download.Response]
+"""A file as it is read."""
 
 
 class Source:
-    """Where outputs come from: their prompt, and the way to their files."""
+    """Where outputs come from: their prompt, and the way to their files, which those derived from it know.
 
-    __slots__ = ("_graph", "_nodes", "_observers", "api", "cached_nodes", "prompt_id", "transfers")
+    Attributes:
+        retry: How often a read of a file is tried again; None: never.
+    """
 
-    def __init__(
-        self,
-        prompt_id: str,
-        graph: bytes,
-        api: Api,
-        transfers: asyncio.Semaphore,
-        observers: Sequence[DownloadObserver] = (),
-    ) -> None:
+    __slots__ = ("_graph", "_nodes", "cached_nodes", "prompt_id", "retry")
+
+    def __init__(self, prompt_id: str, graph: bytes, retry: RetryPolicy | None) -> None:
         self.prompt_id = prompt_id
-        self.api = api
-        self.transfers = transfers
+        self.retry = retry
         self.cached_nodes: tuple[str, ...] | None = None
         self._graph = graph
         self._nodes: dict[str, dict[str, Any]] | None = None
-        self._observers = observers
 
-    def opening(self, output: Output, view: _Opening, wanted: Rendition | None, *, in_turn: bool) -> _Opening:
-        """Open the file of an output: when a transfer is free if it waits its turn, and told to those who observe."""
-        if self._observers:
-            view = self._observed(output, view)
-        return _Opened(output, view, wanted, self.transfers if in_turn else None)
+    @property
+    def place(self) -> str:
+        """The address of the server that has the files, if it can be asked for them."""
+        raise NotImplementedError
 
-    @asynccontextmanager
-    async def _observed(self, output: Output, view: _Opening) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-        with ExitStack() as stack:
-            for observer in self._observers:
-                stack.enter_context(observer(output))
-            async with view as response:
-                yield response
+    def open(self, output: Output, headers: Mapping[str, str], wanted: Rendition | None, *, in_turn: bool) -> Opening:
+        """Open the file of an output, or a part of it, or a rendition.
+
+        Args:
+            headers: More request headers: ``Range`` and what belongs to it.
+            in_turn: Wait until a transfer is free.
+        """
+        raise NotImplementedError
 
     @property
     def nodes(self) -> dict[str, dict[str, Any]]:
@@ -92,10 +87,54 @@ class Source:
         cached = None if self.cached_nodes is None else output.node_id in self.cached_nodes
         return OutputMissing(self.prompt_id, output.node_id, filename=output.filename, cached=cached)
 
-    def outputs(self, produced: list[Produced]) -> tuple[Output, ...]:
+    def outputs(self, produced: Sequence[Produced]) -> tuple[Output, ...]:
         """Make outputs of what was produced, in the order of the prompt's nodes."""
         ordered = in_graph_order(produced, self.nodes) if len(produced) > 1 else produced
         return tuple(Output(self, item) for item in ordered)
+
+
+class ServerSource(Source):
+    """Outputs of a prompt of a server, whose files are read from there (``GET /view``)."""
+
+    __slots__ = ("_observers", "api", "transfers")
+
+    def __init__(
+        self,
+        prompt_id: str,
+        graph: bytes,
+        api: Api,
+        transfers: asyncio.Semaphore,
+        observers: Sequence[DownloadObserver] = (),
+    ) -> None:
+        super().__init__(prompt_id, graph, api.retry)
+        self.api = api
+        self.transfers = transfers
+        self._observers = observers
+
+    @property
+    def place(self) -> str:
+        return self.api.url
+
+    def open(self, output: Output, headers: Mapping[str, str], wanted: Rendition | None, *, in_turn: bool) -> Opening:
+        view: Opening = self.api.view(
+            output.filename,
+            subfolder=output.subfolder,
+            type=output.type,
+            preview=None if wanted is None else wanted.preview,
+            channel=None if wanted is None else wanted.channel,
+            headers=headers,
+        )
+        if self._observers:
+            view = self._observed(output, view)
+        return _Opened(output, view, wanted, self.transfers if in_turn else None)
+
+    @asynccontextmanager
+    async def _observed(self, output: Output, view: Opening) -> AsyncGenerator[download.Response, None]:
+        with ExitStack() as stack:
+            for observer in self._observers:
+                stack.enter_context(observer(output))
+            async with view as response:
+                yield response
 
 
 class Output:
@@ -224,7 +263,7 @@ class Output:
         local = await self._local(wanted)
         if local is not None:
             return bytes(local)
-        data = await download.read(self._opener(wanted), self._source.api.retry, max_size=max_size)
+        data = await download.read(self._opener(wanted), self._source.retry, max_size=max_size)
         if self.media_type == OCTETS and wanted is None:
             self.media_type = media_type_of(data)
         return data
@@ -248,7 +287,7 @@ class Output:
             yield bytes(local)
             return
         opener = self._opener(wanted, in_turn=False)
-        async with aclosing(download.stream(opener, self._source.api.retry)) as chunks:
+        async with aclosing(download.stream(opener, self._source.retry)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -286,7 +325,7 @@ class Output:
         local = await self._local(wanted)
         try:
             if local is None:
-                return await download.save(self._opener(wanted), self._source.api.retry, part)
+                return await download.save(self._opener(wanted), self._source.retry, part)
             await asyncio.to_thread(part.write, local)
             return await asyncio.to_thread(part.finish)
         except BaseException:
@@ -329,7 +368,7 @@ class Output:
         try:
             if local is not None:
                 return await asyncio.to_thread(read_embedded, local)
-            return await read_metadata(self._opener(None), self._source.api.retry)
+            return await read_metadata(self._opener(None), self._source.retry)
         except MetadataError as exc:
             raise MetadataError(f"{self.filename!r} of node {self.node_id}: {exc}") from exc
 
@@ -350,18 +389,7 @@ class Output:
         return await asyncio.to_thread(render, self._view, wanted)
 
     def _opener(self, wanted: Rendition | None, *, in_turn: bool = True) -> download.Opener:
-        return lambda headers: self._opened(headers, wanted, in_turn)
-
-    def _opened(self, headers: Mapping[str, str], wanted: Rendition | None, in_turn: bool) -> _Opening:
-        view = self._source.api.view(
-            self.filename,
-            subfolder=self.subfolder,
-            type=self.type,
-            preview=None if wanted is None else wanted.preview,
-            channel=None if wanted is None else wanted.channel,
-            headers=headers,
-        )
-        return self._source.opening(self, view, wanted, in_turn=in_turn)
+        return lambda headers: self._source.open(self, headers, wanted, in_turn=in_turn)
 
     def _raise_meaning(self, refusal: HTTPError, wanted: Rendition | None) -> NoReturn:
         """Raise what a refusal of the server means for this output."""
@@ -381,14 +409,14 @@ class _Opened:
     __slots__ = ("_output", "_transfers", "_view", "_wanted")
 
     def __init__(
-        self, output: Output, view: _Opening, wanted: Rendition | None, transfers: asyncio.Semaphore | None
+        self, output: Output, view: Opening, wanted: Rendition | None, transfers: asyncio.Semaphore | None
     ) -> None:
         self._output = output
         self._view = view
         self._wanted = wanted
         self._transfers = transfers
 
-    async def __aenter__(self) -> aiohttp.ClientResponse:
+    async def __aenter__(self) -> download.Response:
         if self._transfers is not None:
             await self._transfers.acquire()
         try:

@@ -135,9 +135,9 @@ class Uploads:
         if not isinstance(content, ServerFile) or content.output.streamed:
             return await self._store_read(content)
         output = cast(Output, content.output)
-        if self._refers and output._source.api.url == self._api.url:
+        if self._refers and output._source.place == self._api.url:
             return Stored(_annotated(output))
-        key = (output._source.api.url, output._source.prompt_id, output.type, output.subfolder, output.filename)
+        key = (output._source.place, output._source.prompt_id, output.type, output.subfolder, output.filename)
         turn = self._turns.setdefault(key, asyncio.Lock())
         async with turn:  # those who come while it is transferred find it done
             known = self._transferred.get(key)

@@ -29,7 +29,7 @@ from acomfy.errors import (
     ServerUnreachable,
 )
 from acomfy.outputs import produced_by
-from acomfy.result import Output, Result, Source
+from acomfy.result import Output, Result, ServerSource
 from acomfy.retry import RetryPolicy
 from acomfy.transport import Transport
 
@@ -120,7 +120,7 @@ async def output(raw: RawServer) -> AsyncIterator[Output]:
 
 def output_at(raw: RawServer, session: aiohttp.ClientSession, **access: Any) -> Output:
     transport = Transport(Access(raw.url, **access), lambda: session, retry=RetryPolicy(first_delay=0.0))
-    source = Source("1-2", b'{"9": {}}', Api(transport), asyncio.Semaphore(4))
+    source = ServerSource("1-2", b'{"9": {}}', Api(transport), asyncio.Semaphore(4))
     ui = {"images": [{"filename": "a.png", "subfolder": "", "type": "output"}]}
     return Result(source, list(produced_by("9", ui)), {"9": ui}, None).outputs[0]
 

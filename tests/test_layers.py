@@ -49,7 +49,7 @@ SHELL = (
 EDGES = (
     ("sheet", "watching"),
     ("simulator",),
-    ("notebook", "otel", "pytest_plugin", "terminal"),
+    ("fleet", "notebook", "otel", "pytest_plugin", "terminal"),
     ("examples",),
     ("cli",),
     ("__main__",),

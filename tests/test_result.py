@@ -21,7 +21,7 @@ import acomfy
 from acomfy.api import Api
 from acomfy.errors import AuthenticationError, ClientClosed, HTTPError, OutputMissing, ServerUnreachable
 from acomfy.outputs import Produced, StreamedImage, produced_by
-from acomfy.result import Output, Result, Source
+from acomfy.result import Output, Result, ServerSource
 from acomfy.retry import RetryPolicy
 from acomfy.simulator import SimulatedServer, odd_nodes
 from acomfy.transport import Transport
@@ -151,33 +151,35 @@ async def files() -> AsyncIterator[FileServer]:
 
 
 @pytest.fixture
-async def source(files: FileServer) -> AsyncIterator[Source]:
+async def source(files: FileServer) -> AsyncIterator[ServerSource]:
     async with aiohttp.ClientSession() as session:
         api = Api(
             Transport(
                 files.url, lambda: session, connect_timeout=5.0, read_timeout=5.0, retry=RetryPolicy(first_delay=0.0)
             )
         )
-        yield Source(PROMPT_ID, json.dumps(GRAPH).encode(), api, asyncio.Semaphore(4))
+        yield ServerSource(PROMPT_ID, json.dumps(GRAPH).encode(), api, asyncio.Semaphore(4))
 
 
 def entry(filename: str, subfolder: str = "", type: str = "output", **more: Any) -> dict[str, Any]:
     return {"filename": filename, "subfolder": subfolder, "type": type, **more}
 
 
-def result_of(source: Source, *produced: Produced, **ui: Any) -> Result:
+def result_of(source: ServerSource, *produced: Produced, **ui: Any) -> Result:
     return Result(source, [*produced, *produced_by("9", ui)], {"9": ui}, None)
 
 
-def saved_file(source: Source, filename: str = "a_00001_.png", subfolder: str = "", type: str = "output") -> Output:
+def saved_file(
+    source: ServerSource, filename: str = "a_00001_.png", subfolder: str = "", type: str = "output"
+) -> Output:
     return result_of(source, images=[entry(filename, subfolder, type)]).outputs[0]
 
 
-def streamed_image(source: Source, data: bytes, index: int = 0, media_type: str = "image/png") -> Output:
+def streamed_image(source: ServerSource, data: bytes, index: int = 0, media_type: str = "image/png") -> Output:
     return result_of(source, StreamedImage("5", index, memoryview(data), media_type)).outputs[0]
 
 
-def text(source: Source, text: str) -> Output:
+def text(source: ServerSource, text: str) -> Output:
     return result_of(source, text=[text]).outputs[0]
 
 
@@ -192,7 +194,7 @@ def in_directory(directory: Path) -> dict[str, bytes]:
 # --- What there is -------------------------------------------------------------------------------------------------
 
 
-async def test_outputs_are_sorted_by_what_they_are_and_not_by_their_key(source: Source) -> None:
+async def test_outputs_are_sorted_by_what_they_are_and_not_by_their_key(source: ServerSource) -> None:
     result = result_of(
         source,
         images=[entry("a.png"), entry("b.mp4"), entry("c.png", type="temp"), entry("d.png", type="input")],
@@ -221,7 +223,7 @@ async def test_outputs_are_sorted_by_what_they_are_and_not_by_their_key(source: 
     assert result.raw["9"]["number"] == [1.5]
 
 
-async def test_outputs_stand_in_the_order_of_the_graph_and_not_of_arrival(source: Source) -> None:
+async def test_outputs_stand_in_the_order_of_the_graph_and_not_of_arrival(source: ServerSource) -> None:
     produced: list[Produced] = [
         *produced_by("3", {"text": ["x"]}),
         StreamedImage("5", 0, memoryview(b"a"), "image/png"),
@@ -236,7 +238,7 @@ async def test_outputs_stand_in_the_order_of_the_graph_and_not_of_arrival(source
     assert result.cached_nodes == ("3",) and result.prompt_id == PROMPT_ID
 
 
-async def test_a_node_gives_its_outputs_or_none_or_is_not_in_the_prompt(source: Source) -> None:
+async def test_a_node_gives_its_outputs_or_none_or_is_not_in_the_prompt(source: ServerSource) -> None:
     result = result_of(source, images=[entry("a.png", type="temp")], text=["x"])
     assert [output.kind for output in result["9"]] == ["image", "text"]
     assert result["3"] == []
@@ -244,13 +246,13 @@ async def test_a_node_gives_its_outputs_or_none_or_is_not_in_the_prompt(source: 
         result["33"]
 
 
-async def test_a_result_without_outputs_is_true(source: Source) -> None:
+async def test_a_result_without_outputs_is_true(source: ServerSource) -> None:
     result = Result(source, [], {}, None)
     assert result and len(result) == 0 and list(result) == [] and result.cached_nodes is None
     assert result.images == result.temp == ()
 
 
-async def test_an_output_knows_its_node(source: Source) -> None:
+async def test_an_output_knows_its_node(source: ServerSource) -> None:
     output = saved_file(source)
     assert (output.node_id, output.class_type, output.title) == ("9", "SaveImage", "The picture")
     assert (text(source, "x").title, streamed_image(source, b"").class_type) == ("The picture", "SaveImageWebsocket")
@@ -258,7 +260,7 @@ async def test_an_output_knows_its_node(source: Source) -> None:
     assert (stranger.class_type, stranger.title) == (None, None)
 
 
-async def test_a_file_keeps_what_the_server_said_of_it(source: Source) -> None:
+async def test_a_file_keeps_what_the_server_said_of_it(source: ServerSource) -> None:
     said = entry("a.webp", "sub/dir", "temp", format="image/webp", fps=8)
     output = result_of(source, images=[said], animated=[True]).outputs[0]
     assert (output.key, output.filename, output.subfolder, output.type) == ("images", "a.webp", "sub/dir", "temp")
@@ -266,13 +268,13 @@ async def test_a_file_keeps_what_the_server_said_of_it(source: Source) -> None:
     assert output.raw == said
 
 
-async def test_a_streamed_picture_counts_as_output(source: Source) -> None:
+async def test_a_streamed_picture_counts_as_output(source: ServerSource) -> None:
     output = streamed_image(source, png(), 3, "image/jpeg")
     assert (output.key, output.subfolder, output.type, output.kind) == ("images", "", "output", "image")
     assert (output.filename, output.streamed, output.raw) == ("3f2a0000_5_00003.jpg", True, {})
 
 
-async def test_outputs_compare_by_value(source: Source) -> None:
+async def test_outputs_compare_by_value(source: ServerSource) -> None:
     def made() -> list[Output]:
         outputs = [saved_file(source), saved_file(source, "b.png"), saved_file(source, type="temp")]
         outputs += [saved_file(source, subfolder="x"), text(source, "x"), text(source, "y")]
@@ -284,7 +286,7 @@ async def test_outputs_compare_by_value(source: Source) -> None:
     assert one[0] != "a_00001_.png"
 
 
-async def test_a_repr_is_one_line_without_bytes_or_text(source: Source) -> None:
+async def test_a_repr_is_one_line_without_bytes_or_text(source: ServerSource) -> None:
     assert repr(saved_file(source)) == "<Output image 'a_00001_.png' of node 9>"
     assert repr(text(source, "secret\ntext")) == "<Output text of node 9, 11 characters>"
     assert repr(streamed_image(source, b"secret")) == "<Output image '3f2a0000_5_00000.png' of node 5, 6 bytes>"
@@ -294,35 +296,35 @@ async def test_a_repr_is_one_line_without_bytes_or_text(source: Source) -> None:
 # --- Their bytes ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_file_is_read_from_its_own_place(files: FileServer, source: Source) -> None:
+async def test_a_file_is_read_from_its_own_place(files: FileServer, source: ServerSource) -> None:
     odd = "a b&c=d%20+ü🦊.png"
     files.holds(odd, b"odd", "sub dir/ü", "temp")
     assert await saved_file(source, odd, "sub dir/ü", "temp").read() == b"odd"
     assert files.asked == [{"filename": odd, "subfolder": "sub dir/ü", "type": "temp"}]
 
 
-async def test_streamed_pictures_and_texts_are_read_without_the_server(files: FileServer, source: Source) -> None:
+async def test_streamed_pictures_and_texts_are_read_without_the_server(files: FileServer, source: ServerSource) -> None:
     assert await streamed_image(source, b"bytes").read() == b"bytes"
     assert await text(source, "ü🦊").read() == "ü🦊".encode()
     assert await text(source, "\ud800").read() == b"\xed\xa0\x80"
     assert files.asked == []
 
 
-async def test_a_picture_is_decoded(files: FileServer, source: Source) -> None:
+async def test_a_picture_is_decoded(files: FileServer, source: ServerSource) -> None:
     files.holds("a_00001_.png", png(0x112233))
     for output in (saved_file(source), streamed_image(source, png(0x112233))):
         image = await output.image()
         assert image.size == (8, 8) and image.getpixel((3, 3)) == (0x11, 0x22, 0x33)
 
 
-async def test_what_is_no_whole_picture_is_pillows_own_error(source: Source) -> None:
+async def test_what_is_no_whole_picture_is_pillows_own_error(source: ServerSource) -> None:
     with pytest.raises(PIL.UnidentifiedImageError):
         await text(source, "no picture").image()
     with pytest.raises(OSError, match="truncated"):
         await streamed_image(source, png(size=64)[:-30]).image()
 
 
-async def test_pillows_limits_against_bombs_hold(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pillows_limits_against_bombs_hold(source: ServerSource, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
     with pytest.raises(Image.DecompressionBombError):
         await streamed_image(source, png()).image()
@@ -339,7 +341,7 @@ reads = pytest.mark.parametrize("read", READS, ids=["read", "save", "image"])
 @reads
 @pytest.mark.parametrize("failure", [cut, cut_chunked, cut_at_once, *map(status, (429, 502, 503, 504))])
 async def test_a_read_that_breaks_is_tried_again_until_it_is_whole(
-    files: FileServer, source: Source, tmp_path: Path, read: Any, failure: Answer
+    files: FileServer, source: ServerSource, tmp_path: Path, read: Any, failure: Answer
 ) -> None:
     data = png(size=64)
     files.holds("a_00001_.png", data)
@@ -356,7 +358,7 @@ async def test_a_read_that_breaks_is_tried_again_until_it_is_whole(
 
 @reads
 async def test_after_four_tries_the_last_failure_is_raised(
-    files: FileServer, source: Source, tmp_path: Path, read: Any
+    files: FileServer, source: ServerSource, tmp_path: Path, read: Any
 ) -> None:
     files.holds("a_00001_.png", png())
     files.next = [cut, status(502), cut, status(503)]
@@ -370,10 +372,10 @@ async def test_after_four_tries_the_last_failure_is_raised(
 
 
 async def test_the_pauses_between_tries_grow_and_vary(
-    files: FileServer, source: Source, monkeypatch: pytest.MonkeyPatch
+    files: FileServer, source: ServerSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(RetryPolicy.delay, "__defaults__", (lambda: 1.0,))
-    monkeypatch.setattr(source.api._transport, "_retry", RetryPolicy())
+    monkeypatch.setattr(source, "retry", RetryPolicy())
     slept: list[float] = []
     real_sleep = asyncio.sleep
 
@@ -390,9 +392,11 @@ async def test_the_pauses_between_tries_grow_and_vary(
 
 
 @reads
-async def test_a_server_that_is_away_is_unreachable(source: Source, tmp_path: Path, read: Any) -> None:
+async def test_a_server_that_is_away_is_unreachable(source: ServerSource, tmp_path: Path, read: Any) -> None:
     async with aiohttp.ClientSession() as session:
-        nobody = Source(PROMPT_ID, b"{}", Api(Transport("http://127.0.0.1:9", lambda: session)), asyncio.Semaphore(1))
+        nobody = ServerSource(
+            PROMPT_ID, b"{}", Api(Transport("http://127.0.0.1:9", lambda: session)), asyncio.Semaphore(1)
+        )
         with pytest.raises(ServerUnreachable):
             await read(saved_file(nobody), tmp_path)
     assert in_directory(tmp_path) == {}
@@ -400,7 +404,7 @@ async def test_a_server_that_is_away_is_unreachable(source: Source, tmp_path: Pa
 
 @reads
 async def test_a_file_that_is_gone_is_missing_by_name(
-    files: FileServer, source: Source, tmp_path: Path, read: Any
+    files: FileServer, source: ServerSource, tmp_path: Path, read: Any
 ) -> None:
     with pytest.raises(OutputMissing, match=r"file 'gone\.png' of node 9 is gone from the server") as missing:
         await read(saved_file(source, "gone.png"), tmp_path / "out")
@@ -416,7 +420,7 @@ async def test_a_file_that_is_gone_is_missing_by_name(
     ("number", "error"), [(400, HTTPError), (500, HTTPError), (401, AuthenticationError), (403, AuthenticationError)]
 )
 async def test_a_refusal_is_raised_at_once(
-    files: FileServer, source: Source, tmp_path: Path, read: Any, number: int, error: type[HTTPError]
+    files: FileServer, source: ServerSource, tmp_path: Path, read: Any, number: int, error: type[HTTPError]
 ) -> None:
     files.holds("a_00001_.png", png())
     files.next = [status(number)]
@@ -426,7 +430,7 @@ async def test_a_refusal_is_raised_at_once(
     assert len(files.asked) == 1
 
 
-async def test_no_more_files_are_read_at_once_than_are_allowed(files: FileServer, source: Source) -> None:
+async def test_no_more_files_are_read_at_once_than_are_allowed(files: FileServer, source: ServerSource) -> None:
     everybody = asyncio.Barrier(4)
 
     async def meet(request: web.Request, data: bytes) -> web.StreamResponse:
@@ -439,7 +443,7 @@ async def test_no_more_files_are_read_at_once_than_are_allowed(files: FileServer
     assert files.most == 4
 
 
-async def test_a_pause_between_tries_holds_no_place(files: FileServer, source: Source) -> None:
+async def test_a_pause_between_tries_holds_no_place(files: FileServer, source: ServerSource) -> None:
     source.transfers = asyncio.Semaphore(1)
     files.holds("a_00001_.png", b"data")
     files.next = [cut] * 3
@@ -450,20 +454,20 @@ async def test_a_pause_between_tries_holds_no_place(files: FileServer, source: S
 # --- Saving --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_file_is_saved_under_its_name(files: FileServer, source: Source, tmp_path: Path) -> None:
+async def test_a_file_is_saved_under_its_name(files: FileServer, source: ServerSource, tmp_path: Path) -> None:
     files.holds("a_00001_.png", b"data", "deep/er")
     assert await saved_file(source, subfolder="deep/er").save(tmp_path / "out") == tmp_path / "out" / "a_00001_.png"
     assert await saved_file(source, subfolder="deep/er").save(f"{tmp_path}/mine.png") == tmp_path / "mine.png"
     assert in_directory(tmp_path / "out") == {"a_00001_.png": b"data"}
 
 
-async def test_streamed_pictures_and_texts_are_saved(source: Source, tmp_path: Path) -> None:
+async def test_streamed_pictures_and_texts_are_saved(source: ServerSource, tmp_path: Path) -> None:
     assert await streamed_image(source, b"data").save(tmp_path) == tmp_path / "3f2a0000_5_00000.png"
     assert await text(source, "ü").save(tmp_path) == tmp_path / "9.txt"
     assert in_directory(tmp_path) == {"3f2a0000_5_00000.png": b"data", "9.txt": "ü".encode()}
 
 
-async def test_nothing_is_overwritten_unless_that_is_wanted(source: Source, tmp_path: Path) -> None:
+async def test_nothing_is_overwritten_unless_that_is_wanted(source: ServerSource, tmp_path: Path) -> None:
     output = text(source, "new")
     (tmp_path / "9.txt").write_text("old")
     assert await output.save(tmp_path) == tmp_path / "9 (1).txt"
@@ -473,7 +477,7 @@ async def test_nothing_is_overwritten_unless_that_is_wanted(source: Source, tmp_
 
 @pytest.mark.parametrize("name", ["../../evil.png", "/etc/evil.png", "..\\evil.png", "C:\\evil.png", "..", "x\x00.png"])
 async def test_a_name_from_the_server_cannot_leave_the_directory(
-    files: FileServer, source: Source, tmp_path: Path, name: str
+    files: FileServer, source: ServerSource, tmp_path: Path, name: str
 ) -> None:
     files.holds(name, b"data")
     path = await saved_file(source, name).save(tmp_path / "out")
@@ -483,14 +487,16 @@ async def test_a_name_from_the_server_cannot_leave_the_directory(
 
 
 @pytest.mark.parametrize("size", [0, 1, 1 << 18, 5_000_001])
-async def test_a_file_of_any_size_is_saved_whole(files: FileServer, source: Source, tmp_path: Path, size: int) -> None:
+async def test_a_file_of_any_size_is_saved_whole(
+    files: FileServer, source: ServerSource, tmp_path: Path, size: int
+) -> None:
     data = os.urandom(size)
     files.holds("a_00001_.png", data)
     assert (await saved_file(source).save(tmp_path)).read_bytes() == data
 
 
 async def test_a_file_is_not_seen_under_its_name_before_it_is_whole(
-    files: FileServer, source: Source, tmp_path: Path
+    files: FileServer, source: ServerSource, tmp_path: Path
 ) -> None:
     hold = Hold()
     files.holds("a_00001_.png", b"data" * 1_000_000)
@@ -505,7 +511,7 @@ async def test_a_file_is_not_seen_under_its_name_before_it_is_whole(
 
 
 async def test_what_the_disk_refuses_is_an_os_error_and_no_fault_of_the_server(
-    files: FileServer, source: Source, tmp_path: Path
+    files: FileServer, source: ServerSource, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     files.holds("a_00001_.png", b"data")
@@ -518,7 +524,7 @@ async def test_what_the_disk_refuses_is_an_os_error_and_no_fault_of_the_server(
 
 
 async def test_a_result_saves_its_files_and_pictures_in_order(
-    files: FileServer, source: Source, tmp_path: Path
+    files: FileServer, source: ServerSource, tmp_path: Path
 ) -> None:
     filenames = [f"{number}.png" for number in range(100)]
     for name in filenames:
@@ -543,12 +549,14 @@ async def test_a_result_saves_its_files_and_pictures_in_order(
         assert len(in_directory(tmp_path / directory)) == 102
 
 
-async def test_a_result_without_files_saves_nothing(source: Source, tmp_path: Path) -> None:
+async def test_a_result_without_files_saves_nothing(source: ServerSource, tmp_path: Path) -> None:
     assert await result_of(source, text=["x"]).save(tmp_path / "out") == []
     assert not (tmp_path / "out").exists()
 
 
-async def test_a_file_that_cannot_be_saved_stops_the_others(files: FileServer, source: Source, tmp_path: Path) -> None:
+async def test_a_file_that_cannot_be_saved_stops_the_others(
+    files: FileServer, source: ServerSource, tmp_path: Path
+) -> None:
     hold = Hold()
 
     async def refuse(request: web.Request, data: bytes) -> web.StreamResponse:
@@ -574,7 +582,7 @@ async def cancelled(task: asyncio.Future[Any]) -> None:
 
 @reads
 async def test_a_read_can_be_cancelled_while_the_server_sends(
-    files: FileServer, source: Source, tmp_path: Path, read: Any
+    files: FileServer, source: ServerSource, tmp_path: Path, read: Any
 ) -> None:
     hold = Hold()
     files.holds("a_00001_.png", b"data" * 1000)
@@ -589,7 +597,7 @@ async def test_a_read_can_be_cancelled_while_the_server_sends(
 
 @reads
 async def test_a_read_can_be_cancelled_while_it_waits_its_turn(
-    files: FileServer, source: Source, tmp_path: Path, read: Any
+    files: FileServer, source: ServerSource, tmp_path: Path, read: Any
 ) -> None:
     source.transfers = asyncio.Semaphore(0)
     task = asyncio.ensure_future(read(saved_file(source), tmp_path))
@@ -598,7 +606,7 @@ async def test_a_read_can_be_cancelled_while_it_waits_its_turn(
     assert files.asked == []
 
 
-def outputs_of(source: Source, files: FileServer) -> list[Output]:
+def outputs_of(source: ServerSource, files: FileServer) -> list[Output]:
     data = b"data" * 50_000
     files.holds("a_00001_.png", data)
     return [saved_file(source), streamed_image(source, data), text(source, "data")]
@@ -608,7 +616,7 @@ def outputs_of(source: Source, files: FileServer) -> list[Output]:
 @pytest.mark.parametrize("overwrite", [False, True])
 async def test_a_save_that_is_cancelled_as_the_file_is_put_in_its_place_leaves_nothing_half(
     files: FileServer,
-    source: Source,
+    source: ServerSource,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     which: int,
@@ -637,7 +645,7 @@ async def test_a_save_that_is_cancelled_as_the_file_is_put_in_its_place_leaves_n
 
 @pytest.mark.parametrize("which", range(3), ids=["file", "streamed", "text"])
 async def test_a_save_that_is_cancelled_twice_leaves_nothing_when_its_thread_has_ended(
-    files: FileServer, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: int
+    files: FileServer, source: ServerSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: int
 ) -> None:
     reached, go_on = threading.Event(), threading.Event()
     real = os.link
@@ -662,7 +670,7 @@ async def test_a_save_that_is_cancelled_twice_leaves_nothing_when_its_thread_has
 @pytest.mark.parametrize("which", range(3), ids=["file", "streamed", "text"])
 @pytest.mark.parametrize("times", [1, 2])
 async def test_a_save_that_is_cancelled_at_any_step_leaves_nothing(
-    files: FileServer, source: Source, tmp_path: Path, which: int, times: int
+    files: FileServer, source: ServerSource, tmp_path: Path, which: int, times: int
 ) -> None:
     cut_off = 0
     for steps in range(80):
@@ -686,7 +694,7 @@ async def test_a_save_that_is_cancelled_at_any_step_leaves_nothing(
 
 
 async def test_a_result_whose_saving_is_cancelled_leaves_no_partial_file(
-    files: FileServer, source: Source, tmp_path: Path
+    files: FileServer, source: ServerSource, tmp_path: Path
 ) -> None:
     for number in range(20):
         files.holds(f"{number}.png", b"data" * 1000)
@@ -796,7 +804,7 @@ async def test_a_preview_of_what_is_no_picture_is_the_servers_refusal(
         await output.read(preview="webp")
 
 
-async def test_a_text_has_no_previews(source: Source, tmp_path: Path) -> None:
+async def test_a_text_has_no_previews(source: ServerSource, tmp_path: Path) -> None:
     for read in (text(source, "x").read(preview="webp"), text(source, "x").save(tmp_path, channel="a")):
         with pytest.raises(ValueError, match="a text has neither preview nor channels"):
             await read
@@ -816,13 +824,13 @@ async def test_what_comfyui_wrote_into_a_picture_is_read_back(client: acomfy.Cli
     assert acomfy.Workflow(found.prompt)["1"]["class_type"] == "EmptyImage"
 
 
-async def test_texts_and_pictures_are_streamed_in_one_piece(source: Source) -> None:
+async def test_texts_and_pictures_are_streamed_in_one_piece(source: ServerSource) -> None:
     assert [chunk async for chunk in text(source, "ü").stream()] == ["ü".encode()]
     assert [chunk async for chunk in streamed_image(source, b"data").stream()] == [b"data"]
     assert (await text(source, "ü").metadata()).kind == ""
 
 
-async def test_a_stream_takes_no_place_among_the_transfers(files: FileServer, source: Source) -> None:
+async def test_a_stream_takes_no_place_among_the_transfers(files: FileServer, source: ServerSource) -> None:
     source.transfers = asyncio.Semaphore(1)
     files.holds("a_00001_.png", b"data")
     async for chunk in saved_file(source).stream():
@@ -830,7 +838,7 @@ async def test_a_stream_takes_no_place_among_the_transfers(files: FileServer, so
         assert [inner async for inner in saved_file(source).stream()] == [b"data"]
 
 
-async def test_the_first_bytes_tell_what_the_name_does_not(files: FileServer, source: Source) -> None:
+async def test_the_first_bytes_tell_what_the_name_does_not(files: FileServer, source: ServerSource) -> None:
     files.holds("picture", png())
     output = result_of(source, odd=[entry("picture")]).outputs[0]
     assert (output.media_type, output.kind) == ("application/octet-stream", "file")
@@ -838,7 +846,9 @@ async def test_the_first_bytes_tell_what_the_name_does_not(files: FileServer, so
     assert (output.media_type, output.kind) == ("image/png", "image")
 
 
-async def test_a_file_that_two_nodes_name_is_saved_once(files: FileServer, source: Source, tmp_path: Path) -> None:
+async def test_a_file_that_two_nodes_name_is_saved_once(
+    files: FileServer, source: ServerSource, tmp_path: Path
+) -> None:
     files.holds("a.glb", b"data", "3d")
     result = result_of(source, **{"3d": [entry("a.glb", "3d")], "result": ["3d/a.glb", None]})
     assert len(result.files) == 2

@@ -1,0 +1,1 @@
+"""A fleet of ComfyUI workers on NATS JetStream."""

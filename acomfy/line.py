@@ -142,8 +142,8 @@ class Line(Generic[T]):
 
     # --- In and out --------------------------------------------------------------------------------------------------
 
-    def add(self, entry: Entry[T]) -> None:
-        """Put an entry where it belongs. One that was here before comes back to its place."""
+    def add(self, entry: Entry[T]) -> Group[T]:
+        """Put an entry where it belongs; give its group. One that was here before comes back to its place."""
         if not entry.sequence:
             self._sequence += 1
             entry.sequence = self._sequence
@@ -162,6 +162,7 @@ class Line(Generic[T]):
         entry.waiting = True
         self._count += 1
         self._by_key[entry.key] = self._by_key.get(entry.key, 0) + 1
+        return group
 
     def _last_served(self, key: Hashable) -> int:
         """Give the turn at which a key was served last; of newcomers the first goes first."""

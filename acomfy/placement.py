@@ -255,36 +255,45 @@ def _state_for(wish: Wish, view: ServerView) -> str:
     return f"{warmth}, {line}{weight}{failing}"
 
 
+def is_offered(wish: Wish, offer: Offer | None) -> bool:
+    """Tell whether an offer, as far as it is known, has what a prompt needs."""
+    return wish.anywhere or offer is None or not offer.lacks(wish.need)
+
+
 def may_run(wish: Wish, view: ServerView) -> bool:
     """Tell whether a server, as far as is known, can run a prompt, whatever it does now."""
-    if view.name in wish.refused:
-        return False
-    return wish.anywhere or view.offer is None or not view.offer.lacks(wish.need)
+    return view.name not in wish.refused and is_offered(wish, view.offer)
 
 
 def choose(wish: Wish, views: Sequence[ServerView]) -> Placement:
     """Choose one of the servers for a prompt, or none for now."""
     best: dict[str, ServerView] = {}
     ranks: dict[str, tuple[bool, float]] = {}
+    at_once = not wish.need.files
     for view in views:
         if not view.free or not may_run(wish, view):
             continue
-        kind = "warm" if view.is_warm(wish.need) else "cold" if view.ours else "idle"
+        is_warm = view.is_warm(wish.need)
+        at_once = at_once or (is_warm and not view.ours)
+        kind = "warm" if is_warm else "cold" if view.ours else "idle"
         rank = view.rank()
         if kind not in best or rank < ranks[kind]:
             best[kind], ranks[kind] = view, rank
-    warm = best.get("warm")
-    chosen, held = _chosen(wish, warm, best.get("idle"), best.get("cold"))
+    chosen, held = _chosen(wish, best, at_once=at_once)
     name = None if chosen is None else chosen.name
-    return Placement(name, chosen is not None and chosen is warm, wish, tuple(views), held, possible=bool(best))
+    return Placement(
+        name, chosen is not None and chosen is best.get("warm"), wish, tuple(views), held, possible=bool(best)
+    )
 
 
-def _chosen(
-    wish: Wish, warm: ServerView | None, idle: ServerView | None, cold: ServerView | None
-) -> tuple[ServerView | None, bool]:
-    """Weigh the best of three kinds; tell, too, whether it only waits for a warm one."""
-    if warm is not None and (not warm.ours or idle is None or not wish.need.files):
+def _chosen(wish: Wish, best: Mapping[str, ServerView], *, at_once: bool) -> tuple[ServerView | None, bool]:
+    """Weigh the best of three kinds; tell, too, whether it only waits for a warm one.
+
+    With ``at_once`` a warm server would begin at once, or loads nothing: then nothing is gained by an idle one.
+    """
+    warm, idle = best.get("warm"), best.get("idle")
+    if warm is not None and (at_once or idle is None):
         return warm, False
     if idle is not None:
         return (None, True) if wish.patient and not wish.must else (idle, False)
-    return (cold, False) if wish.must else (None, False)
+    return best.get("cold") if wish.must else None, False

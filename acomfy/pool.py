@@ -393,9 +393,10 @@ class Pool:
 
     def _changed(self) -> None:
         self._room.set()
-        for pulse in self._queue_watchers:
-            pulse.set()
-        self._queue_watchers.clear()
+        if self._queue_watchers:
+            for pulse in self._queue_watchers:
+                pulse.set()
+            self._queue_watchers.clear()
 
     async def attach(self, prompt_id: str) -> Job:
         """Pick up a prompt that was submitted before, on whichever server has it, as `Client.attach`.
@@ -441,9 +442,8 @@ class Pool:
 
     def reorder(self, job: PoolJob, *, priority: float | None = None, front: bool = False) -> bool:
         """Give a job that waits in the line another priority, or the first place of its key; False when it does not."""
-        moved = self._dispatcher.line.reorder(job.entry, priority=priority, front=front)
+        moved = self._dispatcher.reorder(job.entry, priority=priority, front=front)
         if moved:
-            self._dispatcher.changes += 1
             self._changed()
         return moved
 
@@ -478,6 +478,7 @@ class Pool:
             unreachable_timeout=self._unreachable_timeout,
             on_failed=self._dispatcher.failed,
             on_change=self._server_changed,
+            shared=self._dispatcher.shared,
         )
         if made.name in self._dispatcher.servers:
             raise ValueError(f"{made.name} is in the pool already")

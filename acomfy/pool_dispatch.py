@@ -1,15 +1,14 @@
 """Give what waits in a pool's line to its servers, and take it back from those that are lost.
 
-The choice itself is made by `acomfy.placement` and `acomfy.line`; what a failure means by `acomfy.pool_moves`. Here are
-the indexes that keep a choice as cheap with hundreds of servers as with one: the servers with a free place, the one
-used longest ago first, and those where certain models are warm.
+The choice itself is made by `acomfy.placement` and `acomfy.line`, among the servers that `acomfy.pool_index` names;
+what a failure means is known by `acomfy.pool_moves`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TypeAlias
 
@@ -17,14 +16,14 @@ from . import pool_moves
 from .client import tracked
 from .errors import ClientClosed, JobCancelled, NoServerAvailable
 from .line import Entry, Group, Line
-from .placement import Need, Placement, ServerState, ServerView, Wish, choose, may_run
+from .placement import Need, Offer, Placement, Wish, choose, may_run
+from .pool_index import ServerIndex
 from .pool_job import PoolJob
 from .pool_server import PoolServer, started, waits
 from .verdict import JobState
 
 logger = logging.getLogger(__name__)
 
-_CANDIDATES = 6
 _LOOKED_AT = 32
 _AT_ONCE = 64
 _LONGEST_GRACE = 10.0
@@ -75,14 +74,13 @@ class Dispatcher:
         self._max_attempts = max_attempts
         self._on_change = on_change
         self._withdraw = withdraw
-        self._free: dict[str, PoolServer] = {}
-        self._idle: dict[str, PoolServer] = {}
-        self._warm: dict[frozenset[str], dict[str, PoolServer]] = {}
-        self._warm_of: dict[str, frozenset[str]] = {}
+        self._index = ServerIndex()
+        self._deep: dict[str, PoolServer] = {}  # those where a prompt waits behind another
         self._anywhere: set[Need] = set()
         self._missing_since: dict[Need, float] = {}
         self._usual = 0.0
         self._dispatching = False
+        self._stuck = False  # nothing that waits can be placed as long as no server is another, nor the line's heads
         self._later: asyncio.TimerHandle | None = None
         self._sweeping: asyncio.Handle | None = None
 
@@ -94,17 +92,31 @@ class Dispatcher:
         self._add(entry)
 
     def _add(self, entry: Entry[Waiting]) -> None:
-        self.line.add(entry)
+        group = self.line.add(entry)
         self.changes += 1
-        self.dispatch()
+        if not self._stuck or self._placeable(group):
+            self.dispatch()
         if entry.waiting and self._sweeping is None:
             self._sweeping = asyncio.get_running_loop().call_soon(self._sweep)
+
+    def _placeable(self, group: Group[Waiting]) -> bool:
+        """Tell whether something that came to a line in which nothing can be placed makes it worth a look."""
+        placement = self._choice(group)
+        return placement.server is not None or placement.held
 
     def remove(self, entry: Entry[Waiting]) -> bool:
         """Take something out of the line; False when it is not in."""
         removed = self.line.remove(entry)
         self.changes += removed
+        self._stuck = self._stuck and not removed
         return removed
+
+    def reorder(self, entry: Entry[Waiting], *, priority: float | None = None, front: bool = False) -> bool:
+        """Give an entry another priority, or the first place of its key; False when it is not in the line."""
+        moved = self.line.reorder(entry, priority=priority, front=front)
+        self.changes += moved
+        self._stuck = self._stuck and not moved
+        return moved
 
     def ended(self, job: PoolJob) -> None:
         """Note that a job has its outcome."""
@@ -124,17 +136,17 @@ class Dispatcher:
 
     def free(self, server: PoolServer) -> None:
         """Note that a server may have a free place now."""
-        self._index(server)
+        self._note(server)
         self.changes += 1
         self.dispatch()
-        if not self.line and server.idle and server.name in self._free and self._usual >= _WORTH_MOVING:
+        if not self.line and server.idle and server.name in self._index and self._usual >= _WORTH_MOVING:
             self._relieve_for(server)
 
     def _relieve_for(self, idle: PoolServer) -> None:
         """Have an idle server take over what waits in the queue of a busy one, if its models are warm here."""
         view = idle.view()
-        for server in self.servers.values():
-            if len(server.jobs) > 1 and server.usable and not server.withdrawing:
+        for server in self._deep.values():
+            if server.usable and not server.withdrawing:
                 for job in server.jobs:
                     need, refused = job.entry.need, job.refused
                     if waits(job) and view.is_warm(need) and may_run(Wish(need, refused=refused), view):
@@ -146,21 +158,26 @@ class Dispatcher:
         if server.name in self.servers:
             self.free(server)
 
-    def _index(self, server: PoolServer) -> None:
-        view = server.view()
-        free = view.free and server.name in self.servers
-        for index, belongs in ((self._free, free), (self._idle, free and not view.ours)):
-            if belongs:
-                index.setdefault(server.name, server)
-            else:
-                index.pop(server.name, None)
+    def _note(self, server: PoolServer, *, used: bool = False) -> None:
+        """Note how a server is now; ``used``: it was just given something."""
+        if server.name not in self.servers:
+            return
+        self._index.update(server.view(), used=used)
+        if len(server.jobs) > 1:
+            self._deep[server.name] = server
+        else:
+            self._deep.pop(server.name, None)
 
     def forget(self, server: PoolServer) -> None:
         """Let a server go."""
         self.servers.pop(server.name, None)
-        self._free.pop(server.name, None)
-        self._idle.pop(server.name, None)
-        self._cool(server)
+        self._deep.pop(server.name, None)
+        self._index.forget(server.name)
+
+    def shared(self, offer: Offer | None) -> Offer | None:
+        """Give the same offer of another server, if there is one: it is large, and answers are remembered in it."""
+        known = {id(server.offer): server.offer for server in self.servers.values()}
+        return next((other for other in known.values() if other == offer), offer)
 
     def stop(self) -> None:
         """Place nothing any more."""
@@ -175,13 +192,14 @@ class Dispatcher:
         """Give what waits to the servers with free places, as far as the choice allows. Never waits."""
         if self._dispatching or self.closing:
             return
-        self._dispatching, before = True, self.changes
+        self._dispatching, self._stuck, before = True, False, self.changes
         try:
             for _ in range(_AT_ONCE):
-                if not self.line or not self._free:
+                if not self.line or not self._index:
                     return
                 found = self._next()
                 if found is None:
+                    self._stuck = True
                     return
                 self._place(*found)
         finally:
@@ -217,33 +235,16 @@ class Dispatcher:
 
     def _choice(self, group: Group[Waiting]) -> Placement:
         wish = self._wish(group.head, must=group.must)
-        placement = choose(wish, self._candidates(wish.need))
-        if not placement.possible and len(self._free) > len(placement.views):
-            placement = choose(wish, [server.view() for server in self._free.values()])
-        return placement
+        return choose(wish, self._index.candidates(wish))
 
     def _wish(self, entry: Entry[Waiting], *, must: bool) -> Wish:
         need, item = entry.need, entry.item
-        patient = bool(need.files) and _now() - entry.since < self._grace() and self._is_warm_somewhere(need)
+        patient = bool(need.files) and _now() - entry.since < self._grace() and self._index.is_warm_somewhere(need)
         refused = item.refused if isinstance(item, PoolJob) else ()
         return Wish(need, patient, must, need in self._anywhere, refused)
 
     def _grace(self) -> float:
         return min(self._usual, _LONGEST_GRACE)
-
-    def _is_warm_somewhere(self, need: Need) -> bool:
-        servers = self._warm.get(need.files, {}).values()
-        return any(server.state is ServerState.UP and server.warm is not None for server in servers)
-
-    def _candidates(self, need: Need) -> Sequence[ServerView]:
-        """Give the free servers to choose from: all, or, of many, warm ones, idle ones and those used longest ago."""
-        if len(self._free) <= 2 * _CANDIDATES:
-            return [server.view() for server in self._free.values()]
-        warm = self._warm.get(need.files, {}) if need.files else {}
-        chosen = dict(islice(((name, server) for name, server in warm.items() if name in self._free), _CANDIDATES))
-        chosen.update(islice(self._idle.items(), _CANDIDATES))
-        chosen.update(islice(self._free.items(), _CANDIDATES))
-        return [server.view() for server in chosen.values()]
 
     def _dispatch_at(self, when: float) -> None:
         if self._later is not None:
@@ -257,29 +258,17 @@ class Dispatcher:
         self.dispatch()
 
     def _place(self, entry: Entry[Waiting], placement: Placement) -> None:
-        server = self._free.pop(str(placement.server))
-        self._idle.pop(server.name, None)
+        server = self.servers[str(placement.server)]
         self.line.take(entry)
         self.changes += 1
-        self._cool(server)
         server.warmed(entry.need)
-        if server.warm:
-            self._warm.setdefault(server.warm, {})[server.name] = server
-            self._warm_of[server.name] = server.warm
         if isinstance(entry.item, Pin):
             server.pins += 1
             entry.item.server.set_result(server)
         else:
             self._send(entry.item, server, placement)
         server.changed()
-        self._index(server)
-
-    def _cool(self, server: PoolServer) -> None:
-        files = self._warm_of.pop(server.name, None)
-        if files is not None:
-            del self._warm[files][server.name]
-            if not self._warm[files]:
-                del self._warm[files]
+        self._note(server, used=True)
 
     def _send(self, job: PoolJob, server: PoolServer, placement: Placement) -> None:
         job.server, job.place, job.placed_at = server, placement, _now()

@@ -179,6 +179,7 @@ class PoolServer:
         unreachable_timeout: float,
         on_failed: Callable[[PoolServer, PoolJob, BaseException], bool],
         on_change: Callable[[PoolServer], None],
+        shared: Callable[[Offer | None], Offer | None],
     ) -> None:
         self.client = Member(url, self._failed, self._opened, options)
         self.name = self.client.api.url
@@ -204,6 +205,7 @@ class PoolServer:
         self._unreachable_timeout = unreachable_timeout
         self._on_failed = on_failed
         self._on_change = on_change
+        self._shared = shared
         self._alarm = asyncio.Event()
         self._stale = False
         self._answered = 0.0
@@ -322,7 +324,7 @@ class PoolServer:
 
     async def _read_offer(self) -> None:
         self._stale = False
-        self.offer = await self.client.read_offer()
+        self.offer = self._shared(await self.client.read_offer())
         self.offer_read = self._now()
         self.changed()
 

@@ -24,7 +24,7 @@ PURE = (
     ("inputs", "router"),
     ("capabilities", "deafness", "look", "stalls", "workflow"),
     ("building", "codegen", "listings", "placement", "pool_moves", "profiles", "server_info"),
-    ("line",),
+    ("line", "pool_index"),
     ("overview",),
     ("diagnosis",),
 )

@@ -99,6 +99,12 @@ def test_a_prompt_waits_for_its_warm_server_a_while_before_another_one_loads_its
     assert chosen(Wish(A, patient=True), busy_warm) == "1"
 
 
+def test_models_are_not_loaded_elsewhere_while_a_warm_server_is_idle() -> None:
+    fast_warm, slow_warm = view("1", warm=A.files, ours=1, weight=4.0), view("2", warm=A.files)
+    assert chosen(Wish(A), fast_warm, slow_warm, view("3", warm=B.files)) == "1"
+    assert chosen(Wish(A), fast_warm, view("3", warm=B.files)) == "3"
+
+
 def test_full_down_draining_lacking_and_refusing_servers_are_not_chosen() -> None:
     lacking = Offer(["Other"], {})
     need = Need(classes=frozenset({"KSampler"}))

@@ -86,32 +86,40 @@ async def _makespan(urls: list[str], graphs: list[Graph]) -> tuple[float, int]:
         return time.perf_counter() - start, pool.stats().switches
 
 
-async def _placing(servers: int, prompts: int) -> float:
+async def _placing(servers: int, prompts: int, *, full: bool) -> float:
     """Give the microseconds of CPU that a prompt takes from the submit to its end, its job included.
 
-    Every server is full all the time, so that each prompt waits in the line; those that end are of servers by chance.
+    Either every server is full all the time, so that each prompt waits in the line, and those that end are of servers
+    by chance; or all are idle.
     """
     pool = acomfy.Pool([f"http://127.0.0.1:{port}" for port in range(1, servers + 1)], in_flight=2)
     pool._loop = asyncio.get_running_loop()
     placed: list[PoolJob] = []
     for server in pool._dispatcher.servers.values():
         _pretend(server, placed.append)
-    graph, chance = workflow(stream=True), random.Random(0)
-    encoded, need = pool._encoded(graph)
-    options = acomfy.job.PromptOptions()
-    needs = [pool._encoded(one)[1] for one in _graphs(8)] or [need]
-    for _ in range(2 * servers):
-        pool._begin(encoded, need, options, pool._turn(None, 0.0, False, None))
-    waiting = min(prompts, 1_000)
-    for number in range(waiting):
+    encoded = pool._encoded(workflow(stream=True))[0]
+    needs = [pool._encoded(graph)[1] for graph in _graphs(8)]
+    options, error, chance = acomfy.job.PromptOptions(), acomfy.JobCancelled(""), random.Random(0)
+
+    def begin(number: int) -> None:
         pool._begin(encoded, needs[number % len(needs)], options, pool._turn(number % 8, 0.0, False, None))
-    error = acomfy.JobCancelled("")
-    start = time.process_time()
-    for number in range(prompts):
-        pool._begin(encoded, needs[number % len(needs)], options, pool._turn(number % 8, 0.0, False, None))
-        at = chance.randrange(len(placed))
+
+    def end(at: int) -> None:
         placed[at], placed[-1] = placed[-1], placed[at]
         placed.pop().settle(error, JobState.CANCELLED)
+
+    for number in range(2 * servers):
+        begin(number // 2)  # the models of all servers are some that are wanted
+    if full:
+        for number in range(min(prompts, 1_000)):
+            begin(number)
+    else:
+        while placed:
+            end(0)
+    start = time.process_time()
+    for number in range(prompts):
+        begin(number)
+        end(chance.randrange(len(placed)))
     took = time.process_time() - start
     await pool.aclose()
     return took / prompts * 1e6
@@ -136,14 +144,15 @@ def rows(scale: Scale) -> Iterator[Row]:
     yield Row(FAMILY, name, took, "s", "ideal", ideal, took / ideal, wanted="<= 1.05")
     yield Row(FAMILY, f"{name}: switches of models", switches, "")
     prompts = _PLACED if jobs > 10 else 20
-    few, many = (_typical(count, prompts, scale) for count in (1, _MANY))
-    yield Row(FAMILY, "placing a prompt, 1 server", few, "us", wanted="<= 200")
-    yield Row(FAMILY, f"placing a prompt, {_MANY} servers", many, "us", wanted="<= 200")
-    yield Row(FAMILY, f"placing a prompt, {_MANY} servers", many, "us", "1 server", few, many / few)
+    for full, which in ((True, "all full"), (False, "all idle")):
+        few, many = (_typical(count, prompts, scale, full=full) for count in (1, _MANY))
+        yield Row(FAMILY, f"placing a prompt, 1 server, {which}", few, "us", wanted="<= 200")
+        name = f"placing a prompt, {_MANY} servers, {which}"
+        yield Row(FAMILY, name, many, "us", "1 server", few, many / few, wanted="<= 1.2")
 
 
-def _typical(servers: int, prompts: int, scale: Scale) -> float:
-    return statistics.median(asyncio.run(_placing(servers, prompts)) for _ in range(min(scale.rounds, 3)))
+def _typical(servers: int, prompts: int, scale: Scale, *, full: bool) -> float:
+    return statistics.median(asyncio.run(_placing(servers, prompts, full=full)) for _ in range(min(scale.rounds, 3)))
 
 
 async def main(count: int) -> None:

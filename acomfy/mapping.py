@@ -35,8 +35,7 @@ class Feed:
         cancel: Callable[[Job], object],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
-        if isinstance(workflows, Mapping | str | bytes) or not isinstance(workflows, Iterable | AsyncIterable):
-            raise TypeError("map takes an iterable of workflows, or an asynchronous one; for a single one there is run")
+        check_workflows(workflows)
         if limit < 1:
             raise ValueError(f"limit is at least 1, not {limit}")
         self._workflows = workflows
@@ -110,6 +109,12 @@ def _raise_fault_of_the_server(job: Job) -> None:
     exc = job.exception()
     if isinstance(exc, ServerError) and not isinstance(exc, PayloadTooLarge):
         raise exc
+
+
+def check_workflows(workflows: Workflows) -> None:
+    """Refuse what is no iterable of workflows, a single workflow among that."""
+    if isinstance(workflows, Mapping | str | bytes) or not isinstance(workflows, Iterable | AsyncIterable):
+        raise TypeError("map takes an iterable of workflows, or an asynchronous one; for a single one there is run")
 
 
 async def iterate(workflows: Workflows) -> AsyncGenerator[Graph, None]:

@@ -26,7 +26,7 @@ from .errors import (
 from .job import Job, PromptOptions
 from .line import Entry
 from .look import read_queue
-from .mapping import Feed, Workflows, iterate
+from .mapping import Feed, Workflows, check_workflows, iterate
 from .placement import NOTHING, Need, Placement, read_need
 from .pool_dispatch import Dispatcher, Pin
 from .pool_job import PoolJob
@@ -320,12 +320,8 @@ class Pool:
         def begin(workflow: Graph, index: int) -> Job:
             return self._begin_item(workflow, index, options, self._turn(key, priority, front, number))
 
-        bounded = self._max_pending is not None or self._max_pending_per_key is not None
-        if (
-            bounded
-            and isinstance(workflows, Iterable | Collection)
-            and not isinstance(workflows, Mapping | str | bytes)
-        ):
+        if self._max_pending is not None or self._max_pending_per_key is not None:
+            check_workflows(workflows)
             workflows = self._paced(workflows, key)
         return Feed(workflows, limit, begin=begin, cancel=self._wish, spawn=self._spawn).jobs()
 

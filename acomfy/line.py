@@ -158,6 +158,7 @@ class Line(Generic[T]):
         group = turn.groups.get(entry.need)
         if group is None:
             group = turn.groups[entry.need] = Group(entry.key, entry.need)
+        entry.need = group.need  # one for all of a group: it takes as much memory as a small workflow
         insort(group.entries, entry, key=Entry.place)
         entry.waiting = True
         self._count += 1

@@ -2,13 +2,16 @@
 
 The servers are load servers that work off one prompt after the other, each as long as its ``seed`` says, in
 milliseconds. The ideal is that all of them work all the time. What a placement costs is measured without a network:
-prompts go through the line and the choice, and end at once.
+prompts go through the line and the choice, and end at once. Many prompts on one server are mapped, and submitted all at
+once, each time by a process of its own, whose memory is looked at.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import os
 import random
 import re
 import statistics
@@ -16,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import acomfy
@@ -23,11 +27,13 @@ from acomfy.pool_job import PoolJob
 from acomfy.pool_server import PoolServer
 from acomfy.verdict import JobState
 
+from ..control import begin, seen
 from ..graphs import SAMPLER, Graph, workflow
-from ..load_server import Channel, LoadServer
-from ..report import Row
-from ..scale import Scale
-from ..worker import Process
+from ..load_server import Channel, LoadServer, Prompt
+from ..report import Result, Row
+from ..scale import MB, Scale
+from ..sides import Connected
+from ..worker import Process, Task, Worker
 
 FAMILY = "pool"
 _SERVERS = 16
@@ -36,6 +42,7 @@ _MODELS = ("a.safetensors", "b.safetensors", "c.safetensors", "d.safetensors")
 _SEED = re.compile(rb'"seed": ?(\d+)')
 _PLACED = 2_000
 _MANY = 256
+_WARM_UP = 200
 
 
 class Machine(LoadServer):
@@ -47,11 +54,25 @@ class Machine(LoadServer):
         nodes = (node for stream in (False, True) for node in workflow(stream=stream).values())
         self._big["object_info"] = json.dumps({node["class_type"]: {} for node in nodes}).encode()
 
+    def begin(self, **plan: Any) -> None:
+        """Start a round; see `LoadServer.begin`."""
+        self._longest, self._ended = 0, list[str]()
+        super().begin(**plan)
+
+    def seen(self) -> dict[str, Any]:
+        """Tell, too, how long the queue was at most, and the prompts in the order in which they ended."""
+        return {**super().seen(), "longest": self._longest, "ended": self._ended}
+
     def _post_prompt(self, channel: Channel, target: bytes, body: bytes) -> None:
         now, seed = asyncio.get_running_loop().time(), _SEED.search(body)
         self._busy_until = max(now, self._busy_until) + (int(seed[1]) if seed else 0) / 1000
         self._delay = self._busy_until - now
         super()._post_prompt(channel, target, body)
+        self._longest = max(self._longest, len(self._waiting) + len(self._due))
+
+    def _finish(self, prompt: Prompt, socket: Channel | None) -> None:
+        self._ended.append(prompt.prompt_id.decode())
+        super()._finish(prompt, socket)
 
 
 class Machines(Process):
@@ -132,8 +153,73 @@ def _pretend(server: PoolServer, placed: Callable[[PoolJob], None]) -> None:
     server._on_change(server)
 
 
+# --- Many prompts on one server ---------------------------------------------------------------------------------------
+
+
+async def map_many(connected: Connected, *, jobs: int) -> Result:
+    """Map so many prompts over one server; give the bytes of memory that this takes more than before, at the most."""
+    async with acomfy.Pool([connected.url], in_flight=2) as pool:
+        before, most, ended = await _warmed_up(pool, connected.url), 0, []
+        async for job in pool.map(_quick(jobs)):
+            ended.append(job.prompt_id)
+            if len(ended) % 100 == 0 or len(ended) == jobs:
+                most = max(most, _resident() - before)
+    saw = await asyncio.to_thread(seen, connected.url)
+    return {"bytes": most, "longest": saw["longest"], "in order": ended == saw["ended"]}
+
+
+async def submit_many(connected: Connected, *, jobs: int) -> Result:
+    """Submit so many prompts at once, and keep all jobs with their results; give the bytes that they take."""
+    async with acomfy.Pool([connected.url], in_flight=2) as pool:
+        before = await _warmed_up(pool, connected.url)
+        held = [await pool.submit(graph) for graph in _quick(jobs)]
+        waiting = _resident() - before
+        await asyncio.gather(*held)
+        return {"waiting": waiting, "bytes": _resident() - before}
+
+
+async def _warmed_up(pool: acomfy.Pool, url: str) -> int:
+    async for job in pool.map(_quick(_WARM_UP)):
+        await job
+    await asyncio.to_thread(begin, url)
+    gc.collect()
+    return _resident()
+
+
+def _quick(jobs: int) -> Iterator[Graph]:
+    """Make prompts of a millisecond each, of four models in turns."""
+    for number in range(jobs):
+        graph = workflow(stream=True)
+        graph[SAMPLER]["inputs"]["seed"] = 1
+        graph["4"]["inputs"]["ckpt_name"] = _MODELS[number % len(_MODELS)]
+        yield graph
+
+
+def _resident() -> int:
+    """Give the bytes of memory that this process has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _with_many(jobs: int) -> Iterator[Row]:
+    mapped, submitted = _in_a_process(map_many, jobs), _in_a_process(submit_many, jobs)
+    if not mapped["in order"]:
+        raise AssertionError("the results came in another order than that in which the prompts ended")
+    name = f"{jobs:,} prompts mapped over one server"
+    yield Row(FAMILY, f"{name}: memory", mapped["bytes"] / MB, "MB", wanted="<= 50")
+    yield Row(FAMILY, f"{name}: the server's queue", mapped["longest"], "prompts", wanted="<= 2")
+    name = f"{jobs:,} prompts submitted at once"
+    yield Row(FAMILY, f"{name}: memory while they wait", submitted["waiting"] / MB, "MB")
+    yield Row(FAMILY, f"{name}: memory with all results", submitted["bytes"] / MB, "MB")
+
+
+def _in_a_process(task: Task, jobs: int) -> Result:
+    with Machines(1) as machines, Worker("acomfy", machines.urls[0]) as worker:
+        return worker.run(task, jobs=jobs)
+
+
 def rows(scale: Scale) -> Iterator[Row]:
-    """Measure the whole, and the choice alone."""
+    """Measure the whole, the choice alone, and many prompts."""
     jobs = max(scale.latency_jobs * 5, 1) if scale.latency_jobs > 10 else 10
     graphs = _graphs(jobs)
     servers = _SERVERS if jobs > 10 else 2
@@ -149,6 +235,7 @@ def rows(scale: Scale) -> Iterator[Row]:
         yield Row(FAMILY, f"placing a prompt, 1 server, {which}", few, "us", wanted="<= 200")
         name = f"placing a prompt, {_MANY} servers, {which}"
         yield Row(FAMILY, name, many, "us", "1 server", few, many / few, wanted="<= 1.2")
+    yield from _with_many(scale.live)
 
 
 def _typical(servers: int, prompts: int, scale: Scale, *, full: bool) -> float:

@@ -9,6 +9,7 @@
         ProtocolError          not a ComfyUI server, or nonsense from one
         HTTPError              a status that says no
           AuthenticationError  401, 403, or a redirect to a login page
+        BrokerError            the NATS broker of a fleet said no
       WorkflowError            the workflow is wrong before it is sent: you can mend it
         WorkflowFormatError    the editor's own JSON where API format is needed, or a form of it that cannot be read
           UnknownNodes         it uses node classes that the server has not
@@ -148,6 +149,20 @@ class HTTPError(ServerError):
 
 class AuthenticationError(HTTPError):
     """The server, or a proxy in front of it, refused access (401, 403, or a redirect to a login page)."""
+
+
+class BrokerError(ServerError):
+    """The NATS broker of a fleet refused something, and would again.
+
+    Attributes:
+        url: Its address, without credentials.
+        code: JetStream's error code; None when it gave none.
+    """
+
+    def __init__(self, url: str, reason: str, *, code: int | None = None) -> None:
+        self.url = url
+        self.code = code
+        super().__init__(f"the broker {url} said no: {reason}" + (f" (code {code})" if code is not None else ""))
 
 
 # --- The workflow --------------------------------------------------------------------------------------------------

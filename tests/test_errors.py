@@ -14,6 +14,7 @@ from acomfy import errors
 from acomfy.errors import (
     AcomfyError,
     AuthenticationError,
+    BrokerError,
     ClientClosed,
     HTTPError,
     JobCancelled,
@@ -84,6 +85,7 @@ ERROR = {
 
 EVERY_ERROR = [
     ServerUnreachable("http://x", "refused", maybe_sent=True),
+    BrokerError("nats://x", "stream not found", code=10059),
     PayloadTooLarge(200, 100),
     ProtocolError("nonsense"),
     HTTPError(500, "GET", "http://x/queue", "oops"),

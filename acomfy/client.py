@@ -772,8 +772,10 @@ def _extra_json(extra_data: Mapping[str, Any] | None) -> bytes | None:
         raise WorkflowError(f"extra_data cannot be written as JSON: {exc}") from None
 
 
-def tracked(graph: bytes, stream_nodes: frozenset[str], options: PromptOptions) -> TrackedPrompt:
-    """Give a prompt an id of its own, under which it is followed."""
+def tracked(
+    graph: bytes, stream_nodes: frozenset[str], options: PromptOptions, prompt_id: str | None = None
+) -> TrackedPrompt:
+    """Give a prompt an id of its own, under which it is followed; None: a new one."""
     targets = options.targets
     wanted = stream_nodes if targets is None else stream_nodes & set(targets)
-    return TrackedPrompt(str(uuid.uuid4()), graph, wanted, targets)
+    return TrackedPrompt(prompt_id or str(uuid.uuid4()), graph, wanted, targets)

@@ -75,6 +75,11 @@ class Readable:
     _digest: bytes = field(repr=False)
     _source: bytes | memoryview | LocalFile | OpenFile = field(repr=False)
 
+    @property
+    def sha256(self) -> str:
+        """Of its content, in hex."""
+        return self._digest.hex()
+
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[bytes | memoryview | BinaryIO, None]:
         """Give it to be sent.

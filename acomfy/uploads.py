@@ -62,10 +62,11 @@ def check_all(files: Iterable[FileInput]) -> None:
         try:
             check(file.content)
         except (OSError, ValueError) as exc:
-            raise _refusal(file, exc) from exc
+            raise refusal(file, exc) from exc
 
 
-def _refusal(file: FileInput, exc: Exception) -> WorkflowError:
+def refusal(file: FileInput, exc: Exception) -> WorkflowError:
+    """Say of which input of which node a file cannot be used, and why."""
     return WorkflowError(f"{file.where}: {said(exc)}", node_id=file.node_id, input_name=file.input_name)
 
 
@@ -121,7 +122,7 @@ class Uploads:
         try:
             return await self.store(file.content)
         except (OSError, ValueError, TypeError, JobError) as exc:  # JobError: an earlier output is gone
-            raise _refusal(file, exc) from exc
+            raise refusal(file, exc) from exc
 
     async def store(self, content: Content) -> Stored:
         """Bring one file onto the server, unless it is there.
@@ -241,7 +242,7 @@ class Uploads:
             yield file
 
     async def _hashed(self, content: Content, stack: AsyncExitStack) -> Readable:
-        local = await _local(content, stack)
+        local = await local_content(content, stack)
         return await asyncio.to_thread(self._read, local, await self._limit())
 
     def _read(self, local: Content, limit: int | None) -> Readable:
@@ -251,10 +252,10 @@ class Uploads:
         return self._hashes.readable(local)
 
 
-async def _local(content: Content, stack: AsyncExitStack) -> Content:
+async def local_content(content: Content, stack: AsyncExitStack) -> Content:
     """Bring what lies on a server to this machine; ``stack`` removes it again."""
     if isinstance(content, MaskedPicture):
-        return MaskedPicture(await _local(content.image, stack), await _local(content.mask, stack))
+        return MaskedPicture(await local_content(content.image, stack), await local_content(content.mask, stack))
     if not isinstance(content, ServerFile):
         return content
     output = cast(Output, content.output)

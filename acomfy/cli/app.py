@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from . import check, convert, doctor, inspect, nodes, run, serve, watch
+from . import check, convert, doctor, fleet, inspect, nodes, run, serve, watch, worker
 
 app = typer.Typer(
     name="acomfy",
@@ -21,3 +21,5 @@ app.command(epilog=nodes.EXIT_CODES)(nodes.nodes)
 app.command(epilog=watch.EXIT_CODES)(watch.watch)
 app.command(epilog=doctor.EXIT_CODES)(doctor.doctor)
 app.command()(serve.serve)
+app.command(epilog=worker.EXIT_CODES)(worker.worker)
+app.add_typer(fleet.app, name="fleet")

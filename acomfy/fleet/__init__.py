@@ -1,1 +1,15 @@
-"""A fleet of ComfyUI workers on NATS JetStream."""
+"""ComfyUI servers on any number of machines, behind a NATS broker: `Fleet` submits, `Worker` runs beside the servers.
+
+NATS JetStream is the engine: its work queue holds what waits, its leases tell who is dead, its buckets hold outcomes
+and files. What is here is how a prompt of ComfyUI lives in it. Needs the extra ``nats``.
+"""
+
+from .broker import Keeping
+from .dead import DeadLetter
+from .fleet import Fleet
+from .job import FleetJob
+from .lanes import Patience
+from .worker import Worker
+from .workers import WorkerInfo
+
+__all__ = ["DeadLetter", "Fleet", "FleetJob", "Keeping", "Patience", "Worker", "WorkerInfo"]

@@ -71,12 +71,18 @@ class Order:
         job_id: The prompt_id of its first attempt.
         client_id: The submitter's.
         graph: As JSON; a `Blob` when it is too large for a message.
+        group: The workers that may run it.
+        priority: From -9 to 9; what has a higher one goes first.
+        streams: The nodes whose pictures in binary frames are outputs.
         created: When it was submitted, in seconds since 1970 by the submitter's clock.
     """
 
     job_id: str
     client_id: str
     graph: bytes | Blob = field(repr=False)
+    group: str = "default"
+    priority: int = 0
+    streams: tuple[str, ...] = ()
     options: PromptOptions = PromptOptions()
     files: tuple[InputBlob, ...] = ()
     created: float = 0.0
@@ -93,7 +99,8 @@ class Attempt:
         host: The machine of the worker; an address like 127.0.0.1 means something there alone.
         worker: The worker's id.
         started: In seconds since 1970 by the worker's clock.
-        cancelled: The submitter wants it stopped.
+        failures: How many attempts before it count among those that there may be only so many of.
+        lost: Why nothing of it is left; "" while it may still be on the server.
     """
 
     number: int
@@ -102,7 +109,8 @@ class Attempt:
     host: str
     worker: str
     started: float
-    cancelled: bool = False
+    failures: int = 0
+    lost: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +177,9 @@ def write_order(order: Order) -> bytes:
         "v": VERSION,
         "id": order.job_id,
         "client": order.client_id,
+        "group": order.group,
+        "priority": order.priority,
+        "streams": order.streams,
         "created": order.created,
         "options": {name: getattr(options, name) for name in _OPTIONS} | {"targets": options.targets},
         "files": [asdict(file) for file in order.files],
@@ -198,6 +209,9 @@ def read_order(message: bytes) -> Order:
             job_id=str(head["id"]),
             client_id=str(head["client"]),
             graph=Blob(**head["graph"]) if "graph" in head else graph,
+            group=str(head["group"]),
+            priority=int(head["priority"]),
+            streams=tuple(head["streams"]),
             options=PromptOptions(
                 **{name: options[name] for name in _OPTIONS if name in options},
                 targets=None if targets is None else tuple(targets),
@@ -234,7 +248,8 @@ def read_attempt(record: bytes) -> Attempt:
             host=str(found["host"]),
             worker=str(found["worker"]),
             started=float(found["started"]),
-            cancelled=bool(found.get("cancelled")),
+            failures=int(found.get("failures", 0)),
+            lost=str(found.get("lost", "")),
         )
     except (KeyError, TypeError, ValueError) as exc:
         raise ProtocolError(f"the record of an attempt cannot be read: {exc!r}") from exc

@@ -1,0 +1,467 @@
+"""The life of one order at a worker, from the moment it was taken until it has its outcome or goes to another.
+
+Theory of operation
+-------------------
+An order may be taken more than once: its worker died, or was cut off, or gave it back. So before anything is done it is
+looked at what is known of it:
+
+* it has an outcome: nothing is left to do but to see that nothing of it still runs, and to take it from the queue;
+* somebody wants it cancelled: likewise, and that is its outcome;
+* the record of an attempt: its prompt may still run, or may have ended, on the server that the record names. That is
+  asked, and if the server knows it the attempt is followed from here, as its own worker would have;
+* nothing, or an attempt that is known to be lost: a new attempt begins here. It is recorded *before* it is posted, so
+  that whoever comes next knows where to look; and in the place of the record that was read, so that of two workers who
+  both think that the order is theirs one is refused.
+
+An outcome is written where there is none; the first one stands. Only then the order is taken from the queue. So however
+often a worker dies, at whatever moment, there is one outcome, and a prompt runs again only when its server is known not
+to have it (or does not answer for ``unreachable_timeout``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, Protocol
+
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+
+from .. import pool_moves
+from ..errors import (
+    AcomfyError,
+    ClientClosed,
+    JobCancelled,
+    JobInterrupted,
+    JobLost,
+    JobStalled,
+    OutputMissing,
+    ServerError,
+)
+from ..frames import load_json
+from ..job import Job
+from ..placement import Need, Offer, read_need
+from ..verdict import JobState
+from ..workflow import EncodedGraph
+from .broker import Broker
+from .collecting import Collecting, InputFiles
+from .dead import headers_of
+from .forwarding import Forwarding
+from .lease import Lease
+from .member import FleetMember
+from .records import Records
+from .results import stored_outcome
+from .store import FileStore
+from .wire import Attempt, NewerVersion, Order, Outcome, Success, read_order
+
+logger = logging.getLogger(__name__)
+
+_UNSUITED_DELAY = 2.0
+_UNSUITED_TIMES = 30
+_ACCIDENTS = 20
+_NEWER_DELAY = 30.0
+_ELSEWHERE_DELAY = 5.0
+_LOOKS_APART = 1.5
+_PAUSE = 0.5
+
+
+class Place(Protocol):
+    """The worker's server at which an order was taken, as far as its deliveries ask."""
+
+    member: FleetMember
+    address: str
+    offer: Offer | None
+
+    def began(self, need: Need) -> None: ...
+
+    def left_behind(self, prompt_id: str) -> None: ...
+
+
+class Host(Protocol):
+    """The worker, as far as its deliveries ask."""
+
+    broker: Broker
+    records: Records
+    files: FileStore
+    collecting: Collecting
+    inputs: InputFiles
+    worker_id: str
+    host: str
+    lease: float
+    max_attempts: int
+    unreachable_timeout: float
+
+    def place_of(self, attempt: Attempt) -> Place | None: ...
+
+    def client_of(self, attempt: Attempt) -> FleetMember | None: ...
+
+    def given_up_elsewhere(self, job_id: str) -> bool: ...
+
+
+class Delivery:
+    """One order, taken by one worker.
+
+    Attributes:
+        job_id: "" as long as it is not known.
+        settled_here: Set once the order does not occupy its place any more: it ended, or runs somewhere else.
+    """
+
+    def __init__(self, host: Host, place: Place, message: Msg) -> None:
+        self.job_id = ""
+        self.settled_here = asyncio.Event()
+        self._host = host
+        self._place = place
+        self._message = message
+        self._lease = Lease(host.broker, message, host.lease)
+        self._cancelling = asyncio.Event()
+        self._asked_by: list[Msg] = []
+
+    async def run(self) -> None:
+        """Do what is to be done about the order. Cancelling it gives the order back; its prompt is left to run."""
+        try:
+            order = read_order(self._message.data)
+        except NewerVersion as exc:
+            logger.warning("an order is left to newer workers: %s", exc)
+            return await self._lease.release(_NEWER_DELAY)
+        except ServerError as exc:
+            logger.error("an order cannot be read and is put aside: %s", exc)
+            await self._put_aside("unreadable", exc)
+            return await self._lease.done()
+        self.job_id = order.job_id
+        keeping = asyncio.create_task(self._lease.keep(), name="acomfy-lease")
+        try:
+            async with self._hearing_of_cancels(order):
+                await self._decide(order)
+        except (asyncio.CancelledError, ClientClosed):
+            await self._lease.release()
+            raise
+        except AcomfyError as exc:
+            logger.warning("the order %s is given back: %s", order.job_id, exc, extra={"prompt_id": order.job_id})
+            await self._lease.release(_PAUSE)
+        except Exception as exc:  # a bug of ours, or a full disk: others may do better, but not for ever
+            logger.exception("the order %s failed here", order.job_id, extra={"prompt_id": order.job_id})
+            await self._after_accident(order, exc)
+        finally:
+            self.settled_here.set()
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+    async def _after_accident(self, order: Order, exc: Exception) -> None:
+        if self._deliveries() < _ACCIDENTS:
+            return await self._lease.release(_PAUSE)
+        error = AcomfyError(f"no worker could see to it: {type(exc).__name__}: {exc}")
+        await self._put_aside(str(error), error, order)
+        await self._conclude(order, None, order.job_id, error, JobState.FAILED)
+
+    @asynccontextmanager
+    async def _hearing_of_cancels(self, order: Order) -> AsyncGenerator[None, None]:
+        async def asked(message: Msg) -> None:
+            self._asked_by.append(message)
+            self._cancelling.set()
+
+        broker = self._host.broker
+        listening = await broker.listen(broker.names.cancel(order.job_id), asked)
+        try:
+            yield
+        finally:
+            await broker.unlisten(listening)
+            for message in self._asked_by:
+                await broker.tell(message.reply, b"1")
+
+    # --- What is known of it -----------------------------------------------------------------------------------------
+
+    async def _decide(self, order: Order) -> None:
+        records = self._host.records
+        written = await records.outcome(order.job_id)
+        attempt, revision = await records.attempt(order.job_id)
+        if written is not None:
+            await self._stop(attempt)
+            return await self._lease.done()
+        if self._cancelling.is_set() or await records.is_cancelled(order.job_id):
+            await self._stop(attempt)
+            return await self._end_cancelled(order, attempt)
+        if attempt is not None and not attempt.lost:
+            return await self._resume(order, attempt, revision)
+        await self._begin(order, attempt, revision)
+
+    async def _stop(self, attempt: Attempt | None) -> None:
+        """Take what an attempt may have left from its server, if that answers."""
+        client = None if attempt is None or attempt.lost else self._host.client_of(attempt)
+        if client is None or attempt is None:
+            return
+        try:
+            if await client.knows(attempt.prompt_id) is not None:
+                await client.clear([attempt.prompt_id])
+        except ServerError as exc:
+            logger.info("what ran of %s may still run: %s", self.job_id, exc)
+
+    async def _end_cancelled(self, order: Order, attempt: Attempt | None) -> None:
+        prompt_id = order.job_id if attempt is None else attempt.prompt_id
+        await self._conclude(order, attempt, prompt_id, JobCancelled(prompt_id), JobState.CANCELLED)
+
+    # --- A new attempt -----------------------------------------------------------------------------------------------
+
+    async def _begin(self, order: Order, before: Attempt | None, revision: int) -> None:
+        failures = 0 if before is None else before.failures
+        graph = await self._graph(order)
+        nodes: Mapping[str, Any] = load_json(graph)
+        need = read_need(nodes)
+        if not self._suits(need):
+            logger.info("%s does not suit the order %s", self._place.address, order.job_id)
+            return await self._lease.release(_UNSUITED_DELAY)
+        number = 1 if before is None else before.number + 1
+        attempt = Attempt(
+            number=number,
+            prompt_id=order.job_id if number == 1 else str(uuid.uuid4()),
+            server=self._place.address,
+            host=self._host.host,
+            worker=self._host.worker_id,
+            started=time.time(),
+            failures=failures,
+        )
+        noted = await self._host.records.note(order.job_id, attempt, revision)
+        if noted is None:
+            return logger.info("the order %s is another worker's", order.job_id)
+        files = await self._host.inputs.take(order.files)
+        try:
+            if self._lease.may_be_lost and not await self._is_mine(attempt):
+                return
+            self._place.began(need)
+            encoded = EncodedGraph(graph, order.streams, files)
+            job = self._place.member.begin(attempt.prompt_id, encoded, replace(order.options, on_lost="raise"))
+            attempt, noted = await self._renamed(order, job, attempt, noted)
+            await self._follow(order, job, attempt, noted, nodes)
+        finally:
+            await self._host.inputs.give_back(order.files)
+
+    async def _renamed(self, order: Order, job: Job, attempt: Attempt, revision: int) -> tuple[Attempt, int]:
+        """Note the id that a server before 0.3.45 chose instead of ours, once the POST was answered."""
+        if job.posting is not None:
+            cancelling = asyncio.ensure_future(self._cancelling.wait())
+            await asyncio.wait([job.posting, cancelling], return_when=asyncio.FIRST_COMPLETED)
+            cancelling.cancel()
+        if job.prompt_id != attempt.prompt_id:
+            attempt = replace(attempt, prompt_id=job.prompt_id)
+            revision = await self._host.records.note(order.job_id, attempt, revision) or revision
+        return attempt, revision
+
+    def _suits(self, need: Need) -> bool:
+        """Tell whether the server can run it, as far as is known; what nobody could for long is tried all the same.
+
+        Then the server's own refusal says what is wrong.
+        """
+        offer = self._place.offer
+        return offer is None or not offer.lacks(need) or self._deliveries() > _UNSUITED_TIMES
+
+    def _deliveries(self) -> int:
+        return self._message.metadata.num_delivered or 1
+
+    async def _graph(self, order: Order) -> bytes:
+        if isinstance(order.graph, bytes):
+            return order.graph
+        return await self._host.inputs.read(order.graph)
+
+    # --- An attempt of before ----------------------------------------------------------------------------------------
+
+    async def _resume(self, order: Order, attempt: Attempt, revision: int) -> None:
+        """Follow an attempt whose worker is gone, where its prompt runs or ran; else begin anew."""
+        client = self._host.client_of(attempt)
+        if client is None:
+            # Its server can be asked from its own machine alone: a worker there may come back.
+            if not self._host.given_up_elsewhere(order.job_id):
+                return await self._lease.release(_ELSEWHERE_DELAY)
+            known = None
+        else:
+            if self._host.place_of(attempt) is not self._place:
+                self.settled_here.set()  # it does not occupy this place
+            known = await self._knows(client, attempt.prompt_id)
+        if known and client is not None:
+            mine = replace(attempt, worker=self._host.worker_id)
+            noted = await self._host.records.note(order.job_id, mine, revision)
+            if noted is None:
+                return logger.info("the order %s is another worker's", order.job_id)
+            logger.info("following %s on %s", attempt.prompt_id, attempt.server, extra={"prompt_id": attempt.prompt_id})
+            job = await client.attach(attempt.prompt_id)
+            nodes: Mapping[str, Any] = load_json(await self._graph(order))
+            return await self._follow(order, job, mine, noted, nodes)
+        if known is None and (place := self._host.place_of(attempt)) is not None:
+            place.left_behind(attempt.prompt_id)
+        error = JobLost(attempt.prompt_id, "unreachable" if known is None else "restarted")
+        await self._try_again(order, attempt, revision, error, counts=True)
+
+    async def _knows(self, client: FleetMember, prompt_id: str) -> bool | None:
+        """Tell whether a server knows a prompt; None when it does not answer for so long that it counts as lost.
+
+        A POST of the worker that died may still be on its way, so it is looked twice.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._host.unreachable_timeout
+        absences = 0
+        while True:
+            known = await client.knows(prompt_id)
+            if known:
+                return True
+            if known is False:
+                absences += 1
+                if absences > 1:
+                    return False
+            elif clock() >= deadline:
+                return None
+            await asyncio.sleep(_LOOKS_APART)
+
+    async def _try_again(
+        self, order: Order, attempt: Attempt, revision: int, error: AcomfyError, *, counts: bool
+    ) -> None:
+        """Note that an attempt is lost, and give the order back; or, if that was the last one, put it aside."""
+        failures = attempt.failures + counts
+        again = order.options.on_lost == "resubmit" or not counts
+        if not again or failures >= self._host.max_attempts:
+            return await self._give_up(order, replace(attempt, failures=failures), error)
+        lost = replace(attempt, failures=failures, lost=str(error)[:1000] or "lost")
+        if await self._host.records.note(order.job_id, lost, revision) is not None:
+            logger.warning("the prompt %s is tried again: %s", attempt.prompt_id, error)
+        await self._lease.release()
+
+    # --- While it runs -----------------------------------------------------------------------------------------------
+
+    async def _follow(self, order: Order, job: Job, attempt: Attempt, revision: int, nodes: Mapping[str, Any]) -> None:
+        """Wait for the end of a prompt, and see to its outcome."""
+        forwarding = asyncio.create_task(
+            Forwarding(self._host.broker, order, attempt, job).run(), name="acomfy-forwarding"
+        )
+        try:
+            if not await self._until_it_ends(order, job, attempt):
+                return
+        finally:
+            forwarding.cancel()
+            await asyncio.gather(forwarding, return_exceptions=True)
+        self.settled_here.set()
+        error = job.exception()
+        if error is None:
+            await self._succeed(order, job, attempt, revision, nodes)
+        elif isinstance(error, ClientClosed):
+            raise error
+        else:
+            await self._fail(order, job, attempt, revision, error)
+
+    async def _until_it_ends(self, order: Order, job: Job, attempt: Attempt) -> bool:
+        """Wait for the end; False when the order turned out to be another worker's meanwhile."""
+        ending = asyncio.ensure_future(job.settled())
+        cancelling = asyncio.ensure_future(self._cancelling.wait())
+        doubting = asyncio.ensure_future(self._lease.doubtful.wait())
+        try:
+            while not ending.done():
+                waiting = [task for task in (ending, cancelling, doubting) if not task.done() or task is ending]
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if cancelling.done() and not job.done():
+                    await job.cancel()  # the wish stands if it cannot be confirmed now
+                if doubting.done() and not ending.done():
+                    if not await self._is_mine(attempt):
+                        return False
+                    doubting = asyncio.ensure_future(self._lease.doubtful.wait())
+            return True
+        finally:
+            for task in (ending, cancelling, doubting):
+                task.cancel()
+            await asyncio.gather(ending, cancelling, doubting, return_exceptions=True)
+
+    async def _is_mine(self, attempt: Attempt) -> bool:
+        """Ask whether the order is still this worker's, after its lease may have run out.
+
+        If another worker follows the very same prompt, it is left to that one; if it began another, ours is stopped.
+        """
+        now, _ = await self._host.records.attempt(self.job_id)
+        if now is not None and (now.prompt_id, now.worker) == (attempt.prompt_id, attempt.worker) and not now.lost:
+            self._lease.trust()
+            return True
+        logger.warning("the lease of %s ran out, and another worker has it", self.job_id)
+        if now is None or now.prompt_id != attempt.prompt_id:
+            await self._stop(attempt)
+        return False
+
+    # --- Its end -----------------------------------------------------------------------------------------------------
+
+    async def _succeed(self, order: Order, job: Job, attempt: Attempt, revision: int, nodes: Mapping[str, Any]) -> None:
+        result = await job
+        attempt = replace(attempt, prompt_id=job.prompt_id)
+        try:
+            success = await self._host.collecting.success(order.job_id, attempt.number, result, nodes)
+        except ServerError as exc:  # the server died with the files, or the store is full
+            return await self._try_again(order, attempt, revision, exc, counts=True)
+        await self._conclude(order, attempt, job.prompt_id, success, JobState.COMPLETED, job)
+
+    async def _fail(self, order: Order, job: Job, attempt: Attempt, revision: int, error: BaseException) -> None:
+        if self._cancelling.is_set() and isinstance(error, JobInterrupted | JobLost):
+            error = JobCancelled(job.prompt_id)
+        move = pool_moves.decide(
+            error,
+            pool_moves.Attempt(
+                started=job.prompt.run is not None,
+                posted=job.posted_at is not None,
+                resubmit=order.options.on_lost == "resubmit",
+                failures=attempt.failures,
+                most=self._host.max_attempts,
+                may_go_elsewhere=self._deliveries() <= _UNSUITED_TIMES,
+            ),
+        )
+        if move.left:
+            self._place.left_behind(job.prompt_id)
+        if move.again and isinstance(error, AcomfyError):
+            return await self._try_again(order, attempt, revision, error, counts=move.counts)
+        if isinstance(error, JobLost | OutputMissing) and move.counts and attempt.failures:
+            return await self._give_up(order, attempt, error)
+        await self._conclude(order, attempt, job.prompt_id, error, _state_after(error), job)
+
+    async def _give_up(self, order: Order, attempt: Attempt, error: AcomfyError) -> None:
+        """End an order with the last error, and put it aside for somebody to look at."""
+        logger.error("the order %s is given up: %s", order.job_id, error, extra={"prompt_id": attempt.prompt_id})
+        await self._put_aside(f"attempt {attempt.number}: {error}", error, order)
+        await self._conclude(order, attempt, attempt.prompt_id, error, _state_after(error))
+
+    async def _put_aside(self, reason: str, error: BaseException, order: Order | None = None) -> None:
+        """Keep an order in the dead-letter stream, with the reason."""
+        group, job_id = ("default", uuid.uuid4().hex) if order is None else (order.group, order.job_id)
+        headers = headers_of(reason, error, server=self._place.address, subject=self._message.subject)
+        subject = self._host.broker.names.dead_letter(group, job_id)
+
+        async def publish(js: JetStreamContext) -> object:
+            return await js.publish(subject, self._message.data, headers=dict(headers))
+
+        await self._host.broker.persist(publish, patience=None)
+
+    async def _conclude(
+        self,
+        order: Order,
+        attempt: Attempt | None,
+        prompt_id: str,
+        value: Success | BaseException,
+        state: JobState,
+        job: Job | None = None,
+    ) -> None:
+        """Write the outcome, unless there is one, and take the order from the queue."""
+        outcome = Outcome(
+            job_id=order.job_id,
+            prompt_id=prompt_id,
+            state=state,
+            value=value,
+            attempt=0 if attempt is None else attempt.number,
+            server="" if attempt is None else attempt.server,
+            worker=self._host.worker_id,
+            warnings=() if job is None else job.warnings,
+        )
+        broker = self._host.broker
+        written = await stored_outcome(self._host.files, outcome, broker.largest_message)
+        if not await self._host.records.conclude(order.client_id, order.job_id, written):
+            logger.info("the order %s has its outcome already", order.job_id)
+        await self._lease.done()
+
+
+def _state_after(error: BaseException) -> JobState:
+    if isinstance(error, JobCancelled | JobInterrupted):
+        return JobState.CANCELLED
+    return JobState.LOST if isinstance(error, JobLost | JobStalled | OutputMissing) else JobState.FAILED

@@ -1,0 +1,86 @@
+"""Hear the progress, previews and other events of jobs that run elsewhere, while somebody listens to them.
+
+Workers send them only to who said, not long ago, that somebody listens. What comes are ComfyUI's own frames, so that
+they are routed and kept as those of a server are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from nats.aio.msg import Msg
+
+from ..router import Router, TrackedPrompt
+from .broker import Broker
+from .job import FleetJob
+
+logger = logging.getLogger(__name__)
+
+LISTENING_LASTS = 15.0
+"""Seconds for which a worker takes it that somebody listens, after it was told so."""
+
+_SAID_EVERY = LISTENING_LASTS / 3
+
+
+class Hearing:
+    """The jobs of one fleet to which somebody listens.
+
+    Args:
+        spawn: Runs a coroutine as a task of the fleet.
+    """
+
+    def __init__(self, broker: Broker, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]) -> None:
+        self._broker = broker
+        self._spawn = spawn
+        self._router = Router(interleaved=True)
+        self._changes: dict[FleetJob, asyncio.Event] = {}
+
+    def listeners_changed(self, job: FleetJob) -> None:
+        """Begin to listen to a job, or end it, as its own listeners want."""
+        change = self._changes.get(job)
+        if change is not None:
+            change.set()
+        elif job.prompt.listeners and not job.done():
+            self._changes[job] = asyncio.Event()
+            self._spawn(self._listen(job))
+
+    def replaced(self, job: FleetJob, old: TrackedPrompt) -> None:
+        """Note that a job follows another prompt now."""
+        if job in self._changes:
+            self._router.forget(old)
+            self._router.register(job.prompt)
+
+    async def _listen(self, job: FleetJob) -> None:
+        change = self._changes[job]
+        self._router.register(job.prompt)
+
+        async def receive(message: Msg) -> None:
+            self._receive(job, message.data)
+
+        names = self._broker.names
+        listening = await self._broker.listen(names.events(job.job_id), receive)
+        try:
+            while job.prompt.listeners and not job.done():
+                change.clear()
+                await self._broker.tell(names.listen(job.job_id))
+                try:
+                    async with asyncio.timeout(_SAID_EVERY):
+                        await change.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            del self._changes[job]
+            self._router.forget(job.prompt)
+            await self._broker.unlisten(listening)
+        self.listeners_changed(job)  # somebody may have come meanwhile
+
+    def _receive(self, job: FleetJob, frame: bytes) -> None:
+        receive = self._router.receive_text if frame.startswith(b"{") else self._router.receive_binary
+        delivery = receive(frame)
+        if delivery is not None and delivery[0] is job.prompt and delivery[1] is not None:
+            job.deliver(delivery[1])
+        else:
+            job.pulse()

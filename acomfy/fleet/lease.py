@@ -1,0 +1,76 @@
+"""The lease of an order: while its worker says now and then that it lives, nobody else gets the order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import nats.errors
+from nats.aio.msg import Msg
+
+from ..errors import AcomfyError
+from .broker import Broker
+
+logger = logging.getLogger(__name__)
+
+_PARTS = 3
+_ANSWER = 2.0
+_PAUSE = 0.5
+
+
+class Lease:
+    """The lease of one order.
+
+    Args:
+        seconds: For which it lasts without a sign of life (the ``ack_wait`` of the lane).
+
+    Attributes:
+        doubtful: Set when it may have run out: another worker may have the order now. `trust` ends that.
+    """
+
+    def __init__(self, broker: Broker, message: Msg, seconds: float) -> None:
+        self.doubtful = asyncio.Event()
+        self._broker = broker
+        self._subject = message.reply
+        self._seconds = seconds
+        self._confirmed = asyncio.get_running_loop().time()
+
+    @property
+    def may_be_lost(self) -> bool:
+        """Whether it may have run out meanwhile."""
+        return asyncio.get_running_loop().time() - self._confirmed > self._seconds
+
+    def trust(self) -> None:
+        """Note that the order turned out to be this worker's still."""
+        self.doubtful.clear()
+        self._confirmed = asyncio.get_running_loop().time()
+
+    async def keep(self) -> None:
+        """Say now and then that the worker lives, until this is cancelled."""
+        while True:
+            await asyncio.sleep(self._seconds / _PARTS)
+            if self.may_be_lost:
+                self.doubtful.set()
+            if await self._say(b"+WPI") and not self.doubtful.is_set():
+                self._confirmed = asyncio.get_running_loop().time()
+
+    async def done(self) -> None:
+        """Take the order from the queue: its outcome is written. A broker that is away is waited for."""
+        while True:
+            if await self._say(b"+ACK"):
+                return
+            await asyncio.sleep(_PAUSE)
+
+    async def release(self, delay: float = 0.0) -> None:
+        """Give the order back, for others to take in so many seconds; if the broker is away, the lease runs out."""
+        await self._say(b'-NAK {"delay": %d}' % int(delay * 1e9) if delay else b"-NAK")
+
+    async def _say(self, what: bytes) -> bool:
+        """Say something of the order; tell whether the broker heard it."""
+        try:
+            await self._broker.ready(_ANSWER)
+            await self._broker.nc.request(self._subject, what, timeout=_ANSWER)
+        except (nats.errors.Error, AcomfyError, OSError) as exc:
+            logger.debug("the broker was not told %r: %r", what, exc)
+            return False
+        return True

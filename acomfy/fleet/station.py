@@ -1,0 +1,289 @@
+"""One ComfyUI server of a worker: when its GPU is free an order is taken for it, from the lane that suits it best."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncGenerator, Collection
+from contextlib import asynccontextmanager
+from typing import Any
+
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js import errors as js_errors
+from nats.js.api import ConsumerInfo
+
+from ..errors import AcomfyError, AuthenticationError, ServerError
+from ..placement import Need, Offer
+from .broker import Broker
+from .delivery import Delivery, Host
+from .lanes import LaneView, Memory, Patience, lanes_to_ask
+from .member import FleetMember
+from .names import ANY_MODEL, Lane, main_model, model_token
+from .pulls import Puller
+
+logger = logging.getLogger(__name__)
+
+_PAGE = 256
+_FRESH = 1.0
+_BUSY_PAUSE = 0.5
+_AWAY_PAUSE = 1.0
+_CONNECT_PAUSE = 5.0
+
+
+class Station:
+    """One server of a worker.
+
+    Args:
+        address: By which other machines reach it, without what is secret.
+        in_flight: Orders that it is given at once: one to run, others to wait in its queue.
+        poll_interval: Seconds between looks at the queue while nothing is heard of it.
+
+    Attributes:
+        offer: What nodes and models it has; None when that is not known.
+        deliveries: The orders that it has.
+        done: How many orders ended here.
+        up: Whether it can be used.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        url: str,
+        options: dict[str, Any],
+        *,
+        address: str | None,
+        in_flight: int,
+        group: str,
+        poll_interval: float,
+        patience: Patience,
+    ) -> None:
+        self.member = FleetMember(url, options, self._reopened)
+        self.address = address or self.member.api.url
+        self.offer: Offer | None = None
+        self.deliveries: set[Delivery] = set()
+        self.done = 0
+        self.up = False
+        self.warm: frozenset[str] | None = None
+        self.warm_model = ""
+        self._host = host
+        self._broker: Broker = host.broker
+        self._group = group
+        self._in_flight = in_flight
+        self._poll_interval = poll_interval
+        self._patience = patience
+        self._memory = Memory()
+        self._views: list[LaneView] = []
+        self._viewed = float("-inf")
+        self._offered: dict[str, str] | None = None
+        self._stale = True
+        self._left: set[str] = set()
+        self._ready_turn = asyncio.Lock()
+        self._stopping = asyncio.Event()
+
+    # --- What deliveries ask -----------------------------------------------------------------------------------------
+
+    def began(self, need: Need) -> None:
+        """Note what an order that begins here loads."""
+        model = main_model(need)
+        if model:
+            self.warm, self.warm_model = frozenset({model_token(model)}), model
+
+    def left_behind(self, prompt_id: str) -> None:
+        """Note that a prompt which was given up may still be here; it is taken off before the server is used again."""
+        self._left.add(prompt_id)
+        self.up = False
+
+    # --- Its life ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Take orders until `stop`, then wait for those that are here."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._in_flight):
+                group.create_task(self._slot())
+
+    def stop(self) -> None:
+        """Take no more."""
+        self._stopping.set()
+
+    async def _slot(self) -> None:
+        puller = Puller(self._broker)
+        await self._broker.ready(None)
+        await puller.begin()
+        running: set[asyncio.Task[None]] = set()
+        try:
+            while not self._stopping.is_set():
+                message = await self._take(puller)
+                if message is not None:
+                    await self._deliver(message, running)
+            if running:
+                await asyncio.wait(running)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            for message in await puller.end():
+                await message.nak()
+
+    async def _deliver(self, message: Msg, running: set[asyncio.Task[None]]) -> None:
+        """See to an order; come back once the server is free again, though its files may still be on their way."""
+        delivery = Delivery(self._host, self, message)
+        self.deliveries.add(delivery)
+        task = asyncio.create_task(delivery.run(), name="acomfy-delivery")
+        running.add(task)
+        task.add_done_callback(lambda _: self._delivered(delivery, task, running))
+        free = asyncio.ensure_future(delivery.settled_here.wait())
+        try:
+            await asyncio.wait([task, free], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            free.cancel()
+
+    def _delivered(self, delivery: Delivery, task: asyncio.Task[None], running: set[asyncio.Task[None]]) -> None:
+        self.deliveries.discard(delivery)
+        running.discard(task)
+        self.done += 1
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            logger.error("the order %s failed here and goes to another", delivery.job_id, exc_info=exc)
+
+    # --- The server --------------------------------------------------------------------------------------------------
+
+    def _reopened(self) -> None:
+        self._stale = True  # another version may have been started, or with other models
+
+    async def _ready(self) -> bool:
+        """Tell whether the server can be given an order now."""
+        async with self._ready_turn:
+            try:
+                if self._stale or not self.up:
+                    await self._make_ready()
+                others = await self.member.remaining() - len(self.member.jobs)
+                return others <= 0  # else they are somebody else's; ours wait where they can go elsewhere
+            except AuthenticationError as exc:
+                logger.error("%s refuses access: %s", self.address, exc)
+            except AcomfyError as exc:
+                log = logger.warning if self.up else logger.debug
+                log("%s cannot be used: %s", self.address, exc)
+            self.up = False
+            return False
+
+    async def _make_ready(self) -> None:
+        await self.member.answers()
+        self.offer = await self.member.read_offer()
+        self._offered = None if self.offer is None else offered_models(self.offer)
+        await self.member.hear()
+        if self._left:
+            await self.member.clear(list(self._left))
+            self._left.clear()
+        if not self.up:
+            logger.info("%s can be used", self.address)
+            self.warm, self.warm_model = None, ""
+        self.up, self._stale = True, False
+
+    # --- The queue ---------------------------------------------------------------------------------------------------
+
+    async def _take(self, puller: Puller) -> Msg | None:
+        """Wait for an order; None when the server cannot be used, or no more is to be taken."""
+        loop = asyncio.get_running_loop()
+        if not await self._ready():
+            await self._pause(_BUSY_PAUSE if self.up else _AWAY_PAUSE)
+            return None
+        if (message := await self._pull(puller, loop.time())) is not None:
+            return message
+        idle_since = loop.time()
+        async with self._waking() as woken:
+            while not self._stopping.is_set():
+                if (message := await self._pull(puller, idle_since, anew=True)) is not None:
+                    return message
+                await self._sleep(woken, self._poll_interval * random.uniform(0.75, 1.25))
+                if not await self._ready():
+                    return None
+        return None
+
+    async def _pause(self, seconds: float) -> None:
+        await self._sleep(asyncio.Event(), seconds)
+
+    async def _sleep(self, woken: asyncio.Event, seconds: float) -> None:
+        """Wait until something waits in a lane, or so many seconds, or until no more is to be taken."""
+        tasks = [asyncio.ensure_future(woken.wait()), asyncio.ensure_future(self._stopping.wait())]
+        try:
+            await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+        woken.clear()
+
+    async def _pull(self, puller: Puller, idle_since: float, *, anew: bool = False) -> Msg | None:
+        """Ask the lanes that suit the server, in turn."""
+        now = asyncio.get_running_loop().time()
+        if anew or now - self._viewed > _FRESH:
+            await self._look()
+        lanes = lanes_to_ask(
+            self._views,
+            self._memory,
+            warm=self.warm,
+            offers=self._offered,
+            idle_since=idle_since,
+            now=now,
+            patience=self._patience,
+        )
+        for lane in lanes:
+            message = await puller.pull(lane)
+            if message is not None:
+                return message
+        if lanes:
+            self._viewed = float("-inf")  # others were faster: the picture is an old one
+        return None
+
+    async def _look(self) -> None:
+        """Look at all lanes of the group."""
+        try:
+            infos = await self._broker.persist(self._consumers, patience=None)
+        except js_errors.NotFoundError:
+            infos = []
+        except ServerError as exc:
+            logger.warning("the queue cannot be looked at: %s", exc)
+            return
+        self._views = [view for view in map(lane_view, infos) if view is not None and view.lane.group == self._group]
+        self._viewed = asyncio.get_running_loop().time()
+        self._memory.note(self._views, self._viewed)
+
+    async def _consumers(self, js: JetStreamContext) -> list[ConsumerInfo]:
+        infos: list[ConsumerInfo] = []
+        while True:
+            page = await js.consumers_info(self._broker.names.jobs, offset=len(infos))
+            infos += page
+            if len(page) < _PAGE:
+                return infos
+
+    @asynccontextmanager
+    async def _waking(self) -> AsyncGenerator[asyncio.Event, None]:
+        """Have an event set when something new waits that suits the server; of all that wait so, one is woken."""
+        woken = asyncio.Event()
+
+        async def wake(message: Msg) -> None:
+            woken.set()
+
+        names, broker = self._broker.names, self._broker
+        models: Collection[str] = () if self.warm is None else {*self.warm, ANY_MODEL}
+        subjects = [f"{names.name}.wake.{self._group}.*.{model}" for model in models] or [names.wakes(self._group)]
+        listenings = [await broker.listen(subject, wake, queue="idle") for subject in subjects]
+        try:
+            yield woken
+        finally:
+            for listening in listenings:
+                await broker.unlisten(listening)
+
+
+def lane_view(info: ConsumerInfo) -> LaneView | None:
+    """Read how a lane is; None for a consumer that is none."""
+    lane = Lane.parse(info.config.filter_subject or "") if info.config is not None else None
+    if lane is None:
+        return None
+    delivered = info.delivered.consumer_seq if info.delivered is not None else 0
+    return LaneView(lane, info.num_pending or 0, info.num_ack_pending or 0, delivered or 0)
+
+
+def offered_models(offer: Offer) -> dict[str, str]:
+    """Give the models that a server has, by their tokens."""
+    return {model_token(model): model for models in offer.choices.values() for model in models}

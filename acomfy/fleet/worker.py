@@ -1,0 +1,240 @@
+"""`Worker`: runs beside ComfyUI servers, and takes a prompt from the fleet's queue when a GPU is free."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from types import TracebackType
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+from nats.aio.msg import Msg
+
+from ..errors import AcomfyError
+from .broker import Broker, Keeping
+from .collecting import Collecting, InputFiles
+from .fleet import check_connect_options
+from .lanes import Patience
+from .member import FleetMember
+from .names import Names, check_token
+from .records import Records
+from .station import Station
+from .store import FileStore
+from .wire import Attempt
+from .workers import WorkerInfo, write_workers
+
+logger = logging.getLogger(__name__)
+
+_OWN_OPTIONS = ("advertise", "in_flight")
+_LOOPBACK = ("localhost", "127.", "::1", "0.0.0.0")
+
+
+class Worker:
+    """Takes prompts of a fleet to ComfyUI servers, one at a time to each; what ``acomfy worker`` runs.
+
+    ::
+
+        async with Worker(["http://127.0.0.1:8188"], nats="nats://broker:4222") as worker:
+            await worker.run()
+
+    It may be killed at any moment: what it had goes to another worker after ``lease`` seconds, which follows a prompt
+    that still runs, or ended, where it is, and runs one again only if its server does not know it.
+    """
+
+    def __init__(
+        self,
+        servers: Iterable[str | Mapping[str, Any]] = ("http://127.0.0.1:8188",),
+        *,
+        nats: str | Sequence[str] = "nats://127.0.0.1:4222",
+        name: str = "acomfy",
+        group: str = "default",
+        in_flight: int = 1,
+        results: Literal["store", "server"] = "store",
+        max_attempts: int = 3,
+        lease: float = 30.0,
+        unreachable_timeout: float = 30.0,
+        poll_interval: float = 2.0,
+        patience: Patience | None = None,
+        keeping: Keeping | None = None,
+        client_options: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """Make a worker. Nothing is opened yet.
+
+        Args:
+            servers: For each ComfyUI its address, or the arguments of `Client` for it, and beside them ``advertise``
+                (its address for other machines; None: as given) and its own ``in_flight``.
+            nats: Addresses of the broker.
+            name: Of the fleet.
+            group: Whose prompts it takes.
+            in_flight: Prompts that a server is given at once: 1 takes the next when the GPU is free, 2 hides the way
+                to the broker at the price of one prompt that waits where it cannot go elsewhere.
+            results: ``store``: files go into the broker's object store. ``server``: they stay on their servers, from
+                where submitters read them by ``advertise``.
+            max_attempts: How often a prompt may run and be lost, before it is put aside (dead letter).
+            lease: Seconds, as for `Fleet`.
+            unreachable_timeout: Seconds without any answer of a server after which what runs there counts as lost.
+            poll_interval: Seconds between looks at the queue of a server that has nothing to do. What suits it wakes
+                it at once; with thousands of idle workers make it longer.
+            patience: How long lanes of other models are left to those who have them warm.
+            keeping: As for `Fleet`.
+            client_options: Arguments of `Client` for all servers.
+            options: Arguments of ``nats.connect``, as for `Fleet`.
+
+        Raises:
+            ValueError, TypeError: One of these cannot be used.
+        """
+        check_connect_options(options)
+        if results not in ("store", "server"):
+            raise ValueError(f"results is 'store' or 'server', not {results!r}")
+        if in_flight < 1 or max_attempts < 1 or lease < 1 or poll_interval <= 0:
+            raise ValueError("in_flight, max_attempts and lease are at least 1, and poll_interval is more than 0")
+        self.broker = Broker(nats, Names(name), keeping or Keeping(), options)
+        self.records = Records(self.broker, patience=None)
+        self.files = FileStore(self.broker, self.broker.names.files)
+        self.collecting = Collecting(self.files, by_reference=results == "server")
+        self.inputs = InputFiles(FileStore(self.broker, self.broker.names.inputs))
+        self.host = socket.gethostname()
+        self.worker_id = f"{self.host}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self.lease = lease
+        self.max_attempts = max_attempts
+        self.unreachable_timeout = unreachable_timeout
+        self._group = check_token("group", group)
+        self._guests: dict[str, FleetMember] = {}
+        self._refused: dict[str, float] = {}
+        self._client_options = {"unreachable_timeout": unreachable_timeout, **(client_options or {})}
+        self._stopping = asyncio.Event()
+        self._stations = [
+            self._station(server, in_flight, poll_interval, patience or Patience()) for server in _listed(servers)
+        ]
+
+    def _station(
+        self, server: str | Mapping[str, Any], in_flight: int, poll_interval: float, patience: Patience
+    ) -> Station:
+        options = {"url": server} if isinstance(server, str) else dict(server)
+        own = {name: options.pop(name) for name in _OWN_OPTIONS if name in options}
+        return Station(
+            self,
+            options.pop("url", "http://127.0.0.1:8188"),
+            {**self._client_options, **options},
+            address=own.get("advertise"),
+            in_flight=int(own.get("in_flight", in_flight)),
+            group=self._group,
+            poll_interval=poll_interval,
+            patience=patience,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.worker_id} of {len(self._stations)} servers>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def run(self) -> None:
+        """Work until `stop`, and then until what is here has ended.
+
+        Cancelling it gives the orders that are here back at once; their prompts go on on their servers, where the next
+        worker follows them.
+
+        Raises:
+            ServerUnreachable: The broker refuses the credentials, or what the fleet needs.
+        """
+        self.broker.open()
+        await self.broker.ready(None)
+        listening = await self.broker.listen(self.broker.names.ping(self._group), self._answer)
+        for station in self._stations:
+            station.member.open()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for station in self._stations:
+                    group.create_task(station.run())
+        except* AcomfyError as group_of_errors:
+            raise group_of_errors.exceptions[0] from None
+        finally:
+            await self.broker.unlisten(listening)
+
+    def stop(self) -> None:
+        """Take no more orders; `run` ends when those that are here have ended. May be called from a signal handler."""
+        for station in self._stations:
+            station.stop()
+        self._stopping.set()
+
+    async def aclose(self) -> None:
+        """Close the connections. Prompts on the servers are left to run."""
+        members = [station.member for station in self._stations]
+        await asyncio.gather(*(member.aclose() for member in (*members, *self._guests.values())))
+        await self.inputs.aclose()
+        await self.broker.aclose()
+
+    async def _answer(self, message: Msg) -> None:
+        await self.broker.tell(message.reply, write_workers(self.infos()))
+
+    def infos(self) -> list[WorkerInfo]:
+        """Tell what its servers do at the moment."""
+        return [self._info(station) for station in self._stations]
+
+    def _info(self, station: Station) -> WorkerInfo:
+        running = tuple(sorted(delivery.job_id for delivery in station.deliveries))
+        state = "busy" if running else "idle" if station.up else "down"
+        return WorkerInfo(
+            worker=self.worker_id,
+            group=self._group,
+            server=station.address,
+            state="draining" if self._stopping.is_set() else state,
+            running=running,
+            warm=station.warm_model,
+            done=station.done,
+            host=self.host,
+            version=metadata.version("acomfy"),
+        )
+
+    # --- What deliveries ask -----------------------------------------------------------------------------------------
+
+    def place_of(self, attempt: Attempt) -> Station | None:
+        """Give the server of this worker on which an attempt runs; None when it runs elsewhere."""
+        for station in self._stations:
+            here = attempt.host == self.host or not is_loopback(attempt.server)
+            if here and attempt.server == station.address:
+                return station
+        return None
+
+    def client_of(self, attempt: Attempt) -> FleetMember | None:
+        """Give a client of the server on which an attempt runs; None when that cannot be reached from here."""
+        place = self.place_of(attempt)
+        if place is not None:
+            return place.member
+        if attempt.host != self.host and is_loopback(attempt.server):
+            return None
+        guest = self._guests.get(attempt.server)
+        if guest is None:
+            guest = self._guests[attempt.server] = FleetMember(attempt.server, dict(self._client_options))
+        return guest
+
+    def given_up_elsewhere(self, job_id: str) -> bool:
+        """Tell whether the worker of a server that cannot be reached from here was waited for long enough."""
+        now = asyncio.get_running_loop().time()
+        return now - self._refused.setdefault(job_id, now) >= self.unreachable_timeout
+
+
+def _listed(servers: Iterable[str | Mapping[str, Any]]) -> list[str | Mapping[str, Any]]:
+    if isinstance(servers, str | Mapping):
+        return [servers]
+    found = list(servers)
+    if not found:
+        raise ValueError("a worker needs a server")
+    return found
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether an address means something on its own machine alone."""
+    return (urlsplit(address).hostname or "").startswith(_LOOPBACK)

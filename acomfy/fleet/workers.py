@@ -1,0 +1,85 @@
+"""Which workers are there: asked for on a plain subject, when somebody wants to know. Nothing is kept about it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import asdict, dataclass, fields
+
+import nats.errors
+import orjson
+from nats.aio.msg import Msg
+
+from .broker import Broker
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A worker's server at one moment.
+
+    Attributes:
+        worker: The worker's id.
+        group: Whose prompts it takes.
+        server: The address of its ComfyUI.
+        state: ``idle``, ``busy``, ``down`` (its server does not answer) or ``draining``.
+        running: The job_ids that it has.
+        warm: The model that its server has loaded, as far as the worker knows; "" when it does not.
+        done: How many prompts ended there since it was started.
+        host: The machine it runs on.
+        version: Its acomfy.
+    """
+
+    worker: str
+    group: str
+    server: str
+    state: str
+    running: tuple[str, ...] = ()
+    warm: str = ""
+    done: int = 0
+    host: str = ""
+    version: str = ""
+
+
+def write_workers(infos: list[WorkerInfo]) -> bytes:
+    """Write what a worker says of its servers."""
+    return orjson.dumps([asdict(info) for info in infos])
+
+
+def read_workers(message: bytes) -> list[WorkerInfo]:
+    """Read what a worker said; what makes no sense is passed over."""
+    known = {part.name for part in fields(WorkerInfo)}
+    try:
+        found = orjson.loads(message)
+        return [
+            WorkerInfo(
+                **{**{name: value for name, value in one.items() if name in known}, "running": tuple(one["running"])}
+            )
+            for one in found
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+        logger.debug("a worker said what makes no sense: %r", exc)
+        return []
+
+
+async def ask_workers(broker: Broker, subject: str, *, wait: float) -> list[WorkerInfo]:
+    """Ask on a subject, and take what answers in so many seconds, in the order of servers."""
+    infos: list[WorkerInfo] = []
+
+    async def receive(message: Msg) -> None:
+        if message.headers is None:  # else it says that nobody listens
+            infos.extend(read_workers(message.data))
+
+    nc = broker.nc
+    inbox = nc.new_inbox()
+    subscription = await nc.subscribe(inbox, cb=receive)
+    try:
+        await nc.publish(subject, b"", reply=inbox)
+        await asyncio.sleep(wait)
+    finally:
+        try:
+            await subscription.unsubscribe()
+        except nats.errors.Error as exc:
+            logger.debug("left as it is: %r", exc)
+    return sorted(infos, key=lambda info: (info.server, info.worker))

@@ -35,7 +35,7 @@ NKey = Annotated[
 TlsCa = Annotated[
     Path | None,
     typer.Option(
-        "--tls-ca", metavar="FILE", exists=True, dir_okay=False, help="Who may sign the broker's certificate."
+        "--tls-ca", metavar="FILE", exists=True, dir_okay=False, help="Who may sign its certificate."
     ),
 ]
 TlsCert = Annotated[

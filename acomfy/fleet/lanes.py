@@ -2,10 +2,12 @@
 
 A worker that is free asks
 
-* first a lane that nobody served for long (`Patience.starving`), so that nobody waits for ever;
+* first a lane that nobody served for long (`Patience.starving`, `Patience.worked_at`), so that nobody waits for ever;
 * then those whose model its server has warm, and those of prompts without models;
 * then, when it has been idle for a while (`Patience.idle`), or has nothing loaded yet, the others: those first that
-  fewest work at. To load a model takes longer than a prompt, so those who have it warm are given that while.
+  fewest work at. To load a model takes longer than a prompt, so those who have it warm are given that while;
+* then, of these, those in which nothing is known to wait, but that some worker has orders of: JetStream does not count
+  what comes back, of a worker that gave it up or died, among what waits.
 
 A more urgent priority goes before all of that.
 """
@@ -13,7 +15,7 @@ A more urgent priority goes before all of that.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .names import ANY_MODEL, Lane
 
@@ -23,8 +25,8 @@ class LaneView:
     """A lane at one moment.
 
     Attributes:
-        pending: Orders that wait in it.
-        running: Orders of it that some worker has.
+        pending: Orders that wait in it and were never taken (``num_pending`` of its consumer).
+        running: Orders of it that some worker has, or had (``num_ack_pending``): some of them may wait again.
         delivered: A number that grows with each order that is taken from it.
     """
 
@@ -41,38 +43,40 @@ class Patience:
     Attributes:
         idle: Seconds that a worker leaves a lane to those whose servers have its model warm.
         starving: Seconds without anybody serving it, after which a lane goes before the others of its priority.
+        worked_at: The same for a lane of which some worker has an order, which may be a long prompt: it will ask for
+            the next one. Unless it died, which nobody knows.
     """
 
     idle: float = 2.0
     starving: float = 30.0
+    worked_at: float = 120.0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Seen:
     waiting_since: float
     unserved_since: float
     delivered: int
+    waits: bool
 
 
-@dataclass(slots=True)
 class Memory:
     """Since when each lane waits, as far as one worker saw."""
 
-    _lanes: dict[Lane, _Seen] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._lanes: dict[Lane, _Seen] = {}
 
     def note(self, views: Iterable[LaneView], now: float) -> None:
         """Take notice of a snapshot; ``now`` is in seconds of any clock that does not go back."""
-        seen: dict[Lane, _Seen] = {}
-        for view in views:
-            if not view.pending:
-                continue
-            known = self._lanes.get(view.lane)
-            if known is None:
-                seen[view.lane] = _Seen(now, now, view.delivered)
-            else:
-                unserved = known.unserved_since if known.delivered == view.delivered else now
-                seen[view.lane] = _Seen(known.waiting_since, unserved, view.delivered)
-        self._lanes = seen
+        self._lanes = {view.lane: self._seen(view, now) for view in views if view.pending or view.running}
+
+    def _seen(self, view: LaneView, now: float) -> _Seen:
+        known = self._lanes.get(view.lane)
+        waits = view.pending > 0
+        if known is None or known.waits != waits:
+            return _Seen(now, now, view.delivered, waits)
+        unserved = known.unserved_since if known.delivered == view.delivered else now
+        return _Seen(known.waiting_since, unserved, view.delivered, waits)
 
     def waiting_since(self, lane: Lane) -> float:
         return self._lanes[lane].waiting_since
@@ -90,6 +94,7 @@ def lanes_to_ask(
     idle_since: float,
     now: float,
     patience: Patience,
+    turn: int = 0,
 ) -> list[Lane]:
     """Give the lanes that a free worker asks for an order, in turn.
 
@@ -98,17 +103,19 @@ def lanes_to_ask(
         warm: The tokens of the models that its server has loaded; None when it has none.
         offers: The tokens of the models that its server has; None when that is not known, and all are asked.
         idle_since: Since when the worker has nothing to do.
+        turn: Another number for each server: of lanes that are alike each begins with another one.
     """
-    ranked: list[tuple[int, int, float, Lane]] = []
-    for view in views:
+    ranked: list[tuple[int, int, float, int, Lane]] = []
+    for place, view in enumerate(sorted(views, key=lambda view: view.lane)):
         lane = view.lane
         known = offers is None or lane.model == ANY_MODEL or lane.model in offers
-        if not view.pending or not known:
+        if not known or not (view.pending or view.running):
             continue
-        if now - memory.unserved_since(lane) >= patience.starving:
-            ranked.append((lane.order, 0, memory.unserved_since(lane), lane))
-        elif lane.model == ANY_MODEL or (warm is not None and lane.model in warm):
-            ranked.append((lane.order, 1, memory.waiting_since(lane), lane))
-        elif warm is None or now - max(idle_since, memory.waiting_since(lane)) >= patience.idle:
-            ranked.append((lane.order, 2, view.running / (view.running + view.pending), lane))
-    return [lane for _, _, _, lane in sorted(ranked)]
+        waiting, unserved = memory.waiting_since(lane), memory.unserved_since(lane)
+        hot = lane.model == ANY_MODEL or (warm is not None and lane.model in warm)
+        if now - unserved >= (patience.worked_at if view.pending and view.running else patience.starving):
+            ranked.append((lane.order, 0, unserved, 0, lane))
+        elif hot or warm is None or now - max(idle_since, waiting) >= patience.idle:
+            rank, key = (1, waiting) if hot else (2, view.running / (view.running + view.pending))
+            ranked.append((lane.order, rank if view.pending else 3, key, (place + turn) % len(views), lane))
+    return [lane for *_, lane in sorted(ranked)]

@@ -39,6 +39,7 @@ class Station:
         address: By which other machines reach it, without what is secret.
         in_flight: Orders that it is given at once: one to run, others to wait in its queue.
         poll_interval: Seconds between looks at the queue while nothing is heard of it.
+        turn: Another number for each server; see `lanes_to_ask`.
 
     Attributes:
         offer: What nodes and models it has; None when that is not known.
@@ -58,6 +59,7 @@ class Station:
         group: str,
         poll_interval: float,
         patience: Patience,
+        turn: int = 0,
     ) -> None:
         self.member = FleetMember(url, options, self._reopened)
         self.address = address or self.member.api.url
@@ -73,6 +75,7 @@ class Station:
         self._in_flight = in_flight
         self._poll_interval = poll_interval
         self._patience = patience
+        self._turn = turn
         self._memory = Memory()
         self._views: list[LaneView] = []
         self._viewed = float("-inf")
@@ -226,6 +229,7 @@ class Station:
             idle_since=idle_since,
             now=now,
             patience=self._patience,
+            turn=self._turn,
         )
         for lane in lanes:
             message = await puller.pull(lane)

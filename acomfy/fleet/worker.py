@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import socket
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -109,12 +110,14 @@ class Worker:
         self._refused: dict[str, float] = {}
         self._client_options = {"unreachable_timeout": unreachable_timeout, **(client_options or {})}
         self._stopping = asyncio.Event()
+        first = random.randrange(1000)  # other workers begin with other lanes
         self._stations = [
-            self._station(server, in_flight, poll_interval, patience or Patience()) for server in _listed(servers)
+            self._station(server, in_flight, poll_interval, patience or Patience(), turn)
+            for turn, server in enumerate(_listed(servers), first)
         ]
 
     def _station(
-        self, server: str | Mapping[str, Any], in_flight: int, poll_interval: float, patience: Patience
+        self, server: str | Mapping[str, Any], in_flight: int, poll_interval: float, patience: Patience, turn: int
     ) -> Station:
         options = {"url": server} if isinstance(server, str) else dict(server)
         own = {name: options.pop(name) for name in _OWN_OPTIONS if name in options}
@@ -127,6 +130,7 @@ class Worker:
             group=self._group,
             poll_interval=poll_interval,
             patience=patience,
+            turn=turn,
         )
 
     def __repr__(self) -> str:

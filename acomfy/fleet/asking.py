@@ -9,11 +9,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import contextmanager, suppress
+from typing import Protocol, TypeVar
 
 import nats.errors
 from nats.aio.client import Client as NATS
+from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 from nats.js import errors as js_errors
 
@@ -23,6 +24,22 @@ from .objects import StoreFull, stream
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+class Link(Protocol):
+    """The connection to a broker, as far as it is asked here; see `Broker`."""
+
+    @property
+    def shown(self) -> str: ...
+
+    @property
+    def js(self) -> JetStreamContext: ...
+
+    @property
+    def nc(self) -> NATS: ...
+
+    async def ready(self, timeout: float | None) -> object: ...
+
 
 _LOOK = 0.1
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
@@ -80,18 +97,26 @@ class Asking:
     """Questions about one bucket.
 
     Args:
-        shown: The broker's address, without what is secret in it.
+        link: The way to the broker.
         silence: Seconds to wait for an answer before it is asked for again.
         patience: Seconds without any progress after which it is given up.
     """
 
-    def __init__(self, js: JetStreamContext, bucket: str, *, shown: str, silence: float, patience: float) -> None:
-        self.js = js
-        self.nc: NATS = js._nc  # no public name leads there
+    def __init__(self, link: Link, bucket: str, *, silence: float, patience: float) -> None:
         self.bucket = bucket
         self.silence = silence
-        self._shown = shown
+        self._link = link
+        self._shown = link.shown
         self._patience = patience
+
+    @property
+    def js(self) -> JetStreamContext:
+        """That of the connection that there is now, once it was waited for."""
+        return self._link.js
+
+    @property
+    def nc(self) -> NATS:
+        return self._link.nc
 
     def patience(self) -> Patience:
         return Patience(self._patience)
@@ -148,12 +173,12 @@ class Asking:
         Raises:
             ServerUnreachable: There is none in time, or it was closed for good.
         """
-        while not self.nc.is_connected or self.nc.is_draining:
-            if self.nc.is_closed or self.nc.is_draining:
-                raise self.unreachable("the connection was closed")
+        await self._link.ready(max(patience.left, _LOOK))
+        while not self.nc.is_connected:
             if patience.left <= 0:
                 raise self.unreachable("the connection broke and did not come back in time")
             await asyncio.sleep(_LOOK)
+            await self._link.ready(max(patience.left, _LOOK))
 
     async def answer(self, asked: Awaitable[T]) -> T:
         """Wait for an answer, but not for one that was lost with its connection.
@@ -173,6 +198,19 @@ class Asking:
         finally:
             if not future.done():
                 future.cancel()
+
+    async def hand_over(self, sending: Awaitable[T]) -> T:
+        """Hand something to nats-py, which waits without end while its buffer is full.
+
+        Raises:
+            Lost: It was not taken in time.
+        """
+        try:
+            async with asyncio.timeout(self.silence):
+                with _cancellable():
+                    return await sending
+        except TimeoutError:
+            raise Lost from None
 
     def _refused(self, exc: Exception) -> AcomfyError:
         if self.nc.is_closed or self.nc.is_draining:
@@ -196,9 +234,18 @@ class Life:
         return self._nc.is_closed or self._nc.stats["reconnects"] != self._number
 
 
+async def drop(subscription: Subscription | None) -> None:
+    """End a subscription, if there is one; the broker may never hear of it."""
+    if subscription is not None:
+        with suppress(nats.errors.Error, TimeoutError):  # the connection is closed, or stuck
+            async with asyncio.timeout(_LOOK):
+                with _cancellable():
+                    await subscription.unsubscribe()
+
+
 @contextmanager
-def cancellable() -> Iterator[None]:
-    """Raise a cancellation that nats-py swallows: it does so where it waits for its buffer to be written."""
+def _cancellable() -> Iterator[None]:
+    """Raise a cancellation that nats-py 2.16 swallows: it does so where it waits for its buffer to be written."""
     task = asyncio.current_task()
     before = task.cancelling() if task else 0
     try:

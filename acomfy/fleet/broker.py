@@ -259,6 +259,13 @@ class Broker:
         return self._nc
 
     @property
+    def js(self) -> JetStreamContext:
+        """Its JetStream, once it was ready."""
+        if self._js is None:
+            raise AssertionError("the broker was not waited for")
+        return self._js
+
+    @property
     def largest_message(self) -> int:
         """Bytes that a message may have, beside its headers."""
         return self.nc.max_payload - _HEADROOM

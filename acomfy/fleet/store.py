@@ -13,31 +13,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nats.js import JetStreamContext
-from nats.js import errors as js_errors
-from nats.js.api import PubAck
 from nats.nuid import NUID
 
 from ..errors import AcomfyError, ProtocolError
 from ..files import PartialFile
-from .asking import Asking, Patience, cancellable
+from .asking import Asking, Link, Patience
 from .blob_reader import BlobReader
 from .catalog import Catalog
 from .content import Content, Source
 from .objects import CHUNK_SIZE, BlobMissing, Record, StoreFull, chunk_subject
+from .row import Row
 from .wire import Blob
 
 __all__ = ["BlobMissing", "BlobReader", "FileStore", "StoreFull"]
 
 _HEADERS = 1 << 10
-_UNACKNOWLEDGED = 32
-_ARRIVAL = 1.0
 _WRITTEN_AT_ONCE = 1 << 20
 
 
@@ -58,24 +53,22 @@ class FileStore:
     `StoreFull` when there is no room.
 
     Args:
-        js: The connection's JetStream.
+        link: The way to the broker.
         bucket: The object store.
-        shown: The broker's address for messages, without what is secret in it.
         silence: Seconds to wait for an answer before it is asked for again.
         patience: Seconds without any progress after which it is given up.
     """
 
     def __init__(
         self,
-        js: JetStreamContext,
+        link: Link,
         bucket: str,
         *,
-        shown: str = "nats://",
         silence: float = 10.0,
         patience: float = 60.0,
     ) -> None:
         self.bucket = bucket
-        self._asking = Asking(js, bucket, shown=shown, silence=silence, patience=patience)
+        self._asking = Asking(link, bucket, silence=silence, patience=patience)
         self._catalog = Catalog(self._asking)
         self._turns: dict[str, _Turn] = {}
 
@@ -226,7 +219,7 @@ class FileStore:
         """Send all chunks, some ahead of the acknowledgements."""
         nuid = NUID().next().decode()
         begun.append(nuid)
-        row = _Row(self._asking, chunk_subject(self.bucket, nuid), patience)
+        row = Row(self._asking, chunk_subject(self.bucket, nuid), patience)
         content = Content(source)
         largest = min(CHUNK_SIZE, self._asking.nc.max_payload - _HEADERS)
         try:
@@ -236,56 +229,7 @@ class FileStore:
             await row.finish()
         finally:
             try:
-                await row.abandon()
+                await row.aclose()
             finally:
                 await content.aclose()
         return Record(nuid, row.size, row.chunks, content.sha256)
-
-
-class _Row:
-    """Chunks on their way, one behind the other.
-
-    Attributes:
-        size, chunks: How much was sent.
-    """
-
-    def __init__(self, asking: Asking, subject: str, patience: Patience) -> None:
-        self.size = self.chunks = 0
-        self._asking = asking
-        self._subject = subject
-        self._patience = patience
-        self._unacknowledged: deque[asyncio.Future[PubAck]] = deque()
-        self._last = 0
-        self._stored = 0
-
-    async def send(self, chunk: bytes) -> None:
-        """Send a chunk, once few enough of those before are under way."""
-        while len(self._unacknowledged) >= _UNACKNOWLEDGED:
-            await self._acknowledged()
-        with cancellable():
-            self._unacknowledged.append(await self._asking.js.publish_async(self._subject, chunk))
-        self.size += len(chunk)
-        self.chunks += 1
-
-    async def finish(self) -> None:
-        """Wait until all are stored."""
-        while self._unacknowledged:
-            await self._acknowledged()
-
-    async def abandon(self) -> None:
-        """Let what is under way arrive, so that it can be removed; for a moment, and not if it cannot arrive."""
-        if self._unacknowledged and self._asking.nc.is_connected:
-            await asyncio.wait(self._unacknowledged, timeout=_ARRIVAL)
-        for future in self._unacknowledged:
-            if not future.cancel() and not future.cancelled():
-                future.exception()  # seen: another one was raised before
-
-    async def _acknowledged(self) -> None:
-        """Wait until the oldest chunk is stored."""
-        ack = await self._asking.answer(self._unacknowledged[0])
-        self._unacknowledged.popleft()
-        if ack.seq <= self._last:  # it overtook the one before, on the way around a server that fell
-            raise js_errors.ServiceUnavailableError(description="chunks were stored in another order than sent")
-        self._last = ack.seq
-        self._stored += 1
-        self._patience.reached(self._stored)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,27 +19,12 @@ from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 from nats.js import errors as js_errors
 
-from ..errors import AcomfyError, BrokerError, ServerUnreachable
+from ..errors import BrokerError, ServerUnreachable
 from .objects import StoreFull, stream
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-class Link(Protocol):
-    """The connection to a broker, as far as it is asked here; see `Broker`."""
-
-    @property
-    def shown(self) -> str: ...
-
-    @property
-    def js(self) -> JetStreamContext: ...
-
-    @property
-    def nc(self) -> NATS: ...
-
-    async def ready(self, timeout: float | None) -> object: ...
 
 
 _LOOK = 0.1
@@ -57,10 +43,27 @@ PASSING = (
     nats.errors.ConnectionReconnectingError,
     nats.errors.OutboundBufferLimitError,
     nats.errors.StaleConnectionError,
+    nats.errors.ConnectionClosedError,
+    nats.errors.ConnectionDrainingError,
     js_errors.NoStreamResponseError,
     js_errors.APIError,
 )
 """What passes, or `Asking.bear` knows better."""
+
+
+class Link(Protocol):
+    """The connection to a broker, as far as it is asked here; see `Broker`."""
+
+    @property
+    def shown(self) -> str: ...
+
+    @property
+    def js(self) -> JetStreamContext: ...
+
+    @property
+    def nc(self) -> NATS: ...
+
+    async def ready(self, timeout: float | None) -> object: ...
 
 
 class Lost(nats.errors.TimeoutError):
@@ -74,10 +77,10 @@ class Patience:
     """How long there may be no progress.
 
     Args:
-        seconds: Until it is over.
+        seconds: Until it is over; None for never.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
         self._furthest = 0
         self._since = time.monotonic()
@@ -90,7 +93,7 @@ class Patience:
 
     @property
     def left(self) -> float:
-        return self._since + self.seconds - time.monotonic()
+        return math.inf if self.seconds is None else self._since + self.seconds - time.monotonic()
 
 
 class Asking:
@@ -99,10 +102,10 @@ class Asking:
     Args:
         link: The way to the broker.
         silence: Seconds to wait for an answer before it is asked for again.
-        patience: Seconds without any progress after which it is given up.
+        patience: Seconds without any progress after which it is given up; None for never.
     """
 
-    def __init__(self, link: Link, bucket: str, *, silence: float, patience: float) -> None:
+    def __init__(self, link: Link, bucket: str, *, silence: float, patience: float | None) -> None:
         self.bucket = bucket
         self.silence = silence
         self._link = link
@@ -128,6 +131,7 @@ class Asking:
             ServerUnreachable: There was no progress for as long as the patience lasts.
             BrokerError: The broker said no, or has no such bucket.
             StoreFull: There is no room.
+            ClientClosed: The connection was closed for good.
         """
         patience = patience or self.patience()
         pause = _FIRST_PAUSE
@@ -140,7 +144,7 @@ class Asking:
                     return None
                 await self.bear(exc, patience)
             except nats.errors.Error as exc:
-                raise self._refused(exc) from exc
+                raise BrokerError(self._shown, str(exc)) from exc
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -156,7 +160,7 @@ class Asking:
             if exc.code < 500 and exc.code != _TOO_MANY_REQUESTS:
                 raise BrokerError(self._shown, exc.description or str(exc), code=exc.err_code) from exc
         if patience.left <= 0:
-            raise self.unreachable(f"no progress for {patience.seconds:g} s: {exc}") from exc
+            raise self.unreachable(f"no progress for {patience.seconds} s: {exc}") from exc
         logger.debug("asking for the object store %s again: %r", self.bucket, exc)
 
     async def _why_nobody_answers(self, exc: Exception) -> Exception:
@@ -171,23 +175,25 @@ class Asking:
         """Wait for a connection: what is sent without one, nats-py keeps, and sends who knows when.
 
         Raises:
-            ServerUnreachable: There is none in time, or it was closed for good.
+            ServerUnreachable: There is none in time.
+            ClientClosed: It was closed for good.
         """
-        await self._link.ready(max(patience.left, _LOOK))
-        while not self.nc.is_connected:
+        while True:
+            await self._link.ready(None if patience.seconds is None else max(patience.left, _LOOK))
+            if self.nc.is_connected:
+                return
             if patience.left <= 0:
                 raise self.unreachable("the connection broke and did not come back in time")
             await asyncio.sleep(_LOOK)
-            await self._link.ready(max(patience.left, _LOOK))
 
-    async def answer(self, asked: Awaitable[T]) -> T:
-        """Wait for an answer, but not for one that was lost with its connection.
+    async def answer(self, asked: Awaitable[T], nc: NATS | None = None) -> T:
+        """Wait for an answer, but not for one that was lost with its connection, which is ``nc`` or the present one.
 
         Raises:
             Lost: It did not come in time, or cannot come any more.
         """
         future = asyncio.ensure_future(asked)
-        life = Life(self.nc)
+        life = Life(nc or self.nc)
         until = time.monotonic() + self.silence
         try:
             while not future.done():
@@ -211,11 +217,6 @@ class Asking:
                     return await sending
         except TimeoutError:
             raise Lost from None
-
-    def _refused(self, exc: Exception) -> AcomfyError:
-        if self.nc.is_closed or self.nc.is_draining:
-            return self.unreachable("the connection was closed")
-        return BrokerError(self._shown, str(exc))
 
     def unreachable(self, reason: str) -> ServerUnreachable:
         hint = "is nats-server running there, with JetStream (-js), and may this user use the object store?"

@@ -18,7 +18,6 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-import nats.errors
 import orjson
 from nats.aio.client import Client as NATS
 from nats.aio.msg import Msg
@@ -26,7 +25,7 @@ from nats.aio.subscription import Subscription
 from nats.js import errors as js_errors
 
 from ..errors import ProtocolError
-from .asking import PASSING, Asking, Life, Lost, cancellable
+from .asking import PASSING, Asking, Life, Lost, drop
 from .catalog import Catalog
 from .objects import BlobMissing, chunk_subject, stream
 from .wire import Blob
@@ -65,9 +64,9 @@ class Question:
             "seq": after + 1,
         }
         try:
-            with cancellable():
-                question._subscription = await nc.subscribe(inbox, cb=question._keep)
-                await nc.publish(f"{asking.js._prefix}.DIRECT.GET.{stream(bucket)}", orjson.dumps(wanted), reply=inbox)
+            question._subscription = await nc.subscribe(inbox, cb=question._keep)
+            subject = f"{asking.js._prefix}.DIRECT.GET.{stream(bucket)}"
+            await asking.hand_over(nc.publish(subject, orjson.dumps(wanted), reply=inbox))
         except BaseException:
             await question.drop()
             raise
@@ -89,9 +88,7 @@ class Question:
 
     async def drop(self) -> None:
         """Want no more of it."""
-        if self._subscription is not None:
-            with suppress(nats.errors.Error):  # the connection is closed, and it with it
-                await self._subscription.unsubscribe()
+        await drop(self._subscription)
 
     async def _keep(self, message: Msg) -> None:
         self._messages.put_nowait(message)

@@ -97,7 +97,8 @@ class Catalog:
             async with asyncio.timeout(_CLEAN_UP):
                 for nuid in list(self._left_behind)[-_MOST_LEFT_BEHIND:]:
                     await self._asking.connected(Patience(_CLEAN_UP))
-                    await self._asking.js.purge_stream(self._stream, subject=chunk_subject(self._bucket, nuid))
+                    subject = chunk_subject(self._bucket, nuid)
+                    await self._asking.answer(self._asking.js.purge_stream(self._stream, subject=subject))
                     self._left_behind.pop(nuid, None)
         while len(self._left_behind) > _MOST_LEFT_BEHIND:
             del self._left_behind[next(iter(self._left_behind))]  # the bucket's time to live removes them

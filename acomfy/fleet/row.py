@@ -28,9 +28,10 @@ class Row:
     def __init__(self, asking: Asking, subject: str, patience: Patience) -> None:
         self.size = self.chunks = 0
         self._asking = asking
+        self._nc = asking.nc
         self._subject = subject
         self._patience = patience
-        self._inbox = asking.nc.new_inbox()
+        self._inbox = self._nc.new_inbox()
         self._subscription: Subscription | None = None
         self._answers: dict[str, asyncio.Future[Msg]] = {}
         self._last = 0
@@ -42,9 +43,9 @@ class Row:
             await self._acknowledged()
         reply = f"{self._inbox}.{self.chunks}"
         if self._subscription is None:
-            self._subscription = await self._asking.nc.subscribe(f"{self._inbox}.*", cb=self._answered)
+            self._subscription = await self._nc.subscribe(f"{self._inbox}.*", cb=self._answered)
         self._answers[reply] = asyncio.get_running_loop().create_future()
-        await self._asking.hand_over(self._asking.nc.publish(self._subject, chunk, reply=reply))
+        await self._asking.hand_over(self._nc.publish(self._subject, chunk, reply=reply))
         self.size += len(chunk)
         self.chunks += 1
 
@@ -56,7 +57,7 @@ class Row:
     async def aclose(self) -> None:
         """Let what is under way arrive, so that it can be removed; for a moment, and not if it cannot arrive."""
         try:
-            if self._answers and self._asking.nc.is_connected:
+            if self._answers and self._nc.is_connected:
                 await asyncio.wait(self._answers.values(), timeout=_ARRIVAL)
         finally:
             await drop(self._subscription)
@@ -69,7 +70,7 @@ class Row:
     async def _acknowledged(self) -> None:
         """Wait until the oldest chunk is stored."""
         reply, answer = next(iter(self._answers.items()))
-        message = await self._asking.answer(answer)
+        message = await self._asking.answer(answer, self._nc)
         del self._answers[reply]
         if message.headers and message.headers.get("Status") == "503":
             raise js_errors.NoStreamResponseError

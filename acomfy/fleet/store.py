@@ -49,24 +49,17 @@ class FileStore:
     """Files of one bucket, which exists.
 
     Everything here waits through restarts of the broker, and raises `ServerUnreachable` after so many seconds without
-    any progress, or when the connection is closed, `BrokerError` when the broker says no or has no such bucket, and
-    `StoreFull` when there is no room.
+    any progress, `BrokerError` when the broker says no or has no such bucket, `StoreFull` when there is no room, and
+    `ClientClosed` when the connection is closed for good.
 
     Args:
         link: The way to the broker.
         bucket: The object store.
         silence: Seconds to wait for an answer before it is asked for again.
-        patience: Seconds without any progress after which it is given up.
+        patience: Seconds without any progress after which it is given up; None for never.
     """
 
-    def __init__(
-        self,
-        link: Link,
-        bucket: str,
-        *,
-        silence: float = 10.0,
-        patience: float = 60.0,
-    ) -> None:
+    def __init__(self, link: Link, bucket: str, *, silence: float = 10.0, patience: float | None = 60.0) -> None:
         self.bucket = bucket
         self._asking = Asking(link, bucket, silence=silence, patience=patience)
         self._catalog = Catalog(self._asking)

@@ -30,6 +30,7 @@ ANY_MODEL = "-"
 LOWEST, HIGHEST = -9, 9
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_LANE = re.compile(r"[A-Za-z0-9_-]+\.jobs\.([A-Za-z0-9_-]{1,64})\.(0[1-9]|1[0-9])\.([A-Za-z0-9_-]{1,64})\.\*")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _READABLE = 32
 _NORMAL = 10
@@ -73,11 +74,9 @@ class Lane:
 
     @classmethod
     def parse(cls, text: str) -> Lane | None:
-        """Read one off the end of a filter subject; None when it is none."""
-        parts = text.split(".")
-        if len(parts) < 4 or not parts[-3].isdecimal():
-            return None
-        return cls(parts[-4], int(parts[-3]), parts[-2])
+        """Read the lane of a filter subject, which `Names.lane` gave; None when it is of none."""
+        match = _LANE.fullmatch(text)
+        return None if match is None else cls(match[1], int(match[2]), match[3])
 
     @property
     def priority(self) -> int:
@@ -123,11 +122,13 @@ class Names:
         name: What they begin with.
 
     Raises:
-        ValueError: The name cannot be a part of a subject.
+        ValueError: The name cannot be a part of a subject, or has capitals: those of streams are made of it.
     """
 
     def __init__(self, name: str = "acomfy") -> None:
         self.name = check_token("the fleet's name", name)
+        if name != name.lower():
+            raise ValueError(f"the fleet's name has no capitals; take {name.lower()!r}, not {name!r}")
         upper = name.upper()
         self.jobs = f"{upper}_JOBS"
         self.dead = f"{upper}_DEAD"

@@ -6,13 +6,14 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acomfy.fleet.names import ANY_MODEL, HIGHEST, LOWEST, Lane, Names, check_token, main_model, model_token
 from acomfy.placement import NOTHING, Need, read_need
 
 from . import graphs
+from .conftest import FUZZ
 
 NAMES = Names()
 HOSTILE = [
@@ -39,7 +40,7 @@ HOSTILE = [
     ">",
 ]
 
-tokens = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
+tokens = st.text("aZ09_-", min_size=1, max_size=64)
 models = st.sampled_from(HOSTILE) | st.text(st.characters(), max_size=60)
 lanes = st.builds(Lane.of, tokens, st.integers(LOWEST, HIGHEST), models.map(model_token))
 
@@ -63,6 +64,7 @@ def test_a_token_can_be_read_by_a_person() -> None:
     assert model_token("") == ANY_MODEL
 
 
+@settings(max_examples=40 * FUZZ)
 @given(models)
 def test_whatever_a_model_is_called_its_token_can_stand_in_a_subject(name: str) -> None:
     assert is_subject_token(model_token(name))
@@ -112,6 +114,7 @@ def test_a_file_that_is_no_main_model_is_better_than_none() -> None:
     assert model_of({"1": loader("VAELoader", vae_name="c.safetensors")}) == "c.safetensors"
 
 
+@settings(max_examples=40 * FUZZ)
 @given(st.frozensets(st.tuples(models, st.sampled_from(["ckpt_name", "lora_name", "x"]), models), max_size=5))
 def test_whatever_is_needed_the_main_model_is_one_of_the_files(needed: frozenset[tuple[str, str, str]]) -> None:
     files = frozenset(value for _, name, value in needed if name != "lora_name")
@@ -122,6 +125,7 @@ def test_whatever_is_needed_the_main_model_is_one_of_the_files(needed: frozenset
 # --- Lanes -----------------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=40 * FUZZ)
 @given(lanes, tokens.map(str.lower))
 def test_a_lane_is_read_back_from_its_filter_subject(lane: Lane, name: str) -> None:
     names = Names(name)
@@ -129,6 +133,7 @@ def test_a_lane_is_read_back_from_its_filter_subject(lane: Lane, name: str) -> N
     assert Lane.parse(names.job(lane, "id")) is None
 
 
+@settings(max_examples=40 * FUZZ)
 @given(st.lists(lanes, max_size=5, unique=True))
 def test_every_lane_has_a_consumer_of_its_own_with_a_name_that_nats_takes(found: list[Lane]) -> None:
     names = [lane.consumer for lane in found]
@@ -157,6 +162,7 @@ def test_a_subject_of_no_lane_is_none(text: str) -> None:
     assert Lane.parse(text) is None
 
 
+@settings(max_examples=40 * FUZZ)
 @given(st.from_regex(r"a\.jobs\.[a*.]{1,4}\.[0-9]{1,3}\.[-x.>]{1,3}\.[*x>]\n?", fullmatch=True))
 def test_whatever_is_read_as_a_lane_has_that_very_subject(text: str) -> None:
     lane = Lane.parse(text)

@@ -2,17 +2,16 @@
 
 An order is a line of JSON and behind it the graph, byte for byte as the submitter encoded it. All else is one JSON
 object. Each carries ``v``, the version of its form: a reader that is older than the writer says so, and does not guess.
-Unknown fields are passed over, so that fields can be added without a new version.
+Unknown fields are passed over, so that fields can be added without a new version. What has not the shape of its form
+is refused as a whole: nobody acts on half an order.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypeAlias
-
-import orjson
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, TypeAlias
 
 from ..errors import NodeProblem, ProtocolError
 from ..frames import load_json
@@ -20,10 +19,13 @@ from ..job import PromptOptions
 from ..outputs import FileReference, TextValue
 from ..verdict import JobState
 from .failures import read_error, read_value, write_error, write_value
+from .names import HIGHEST, LOWEST, check_token
 
 VERSION = 1
 
-_OPTIONS = ("strict", "on_lost", "stall_timeout")
+_UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+_ENDS = (JobState.FAILED, JobState.CANCELLED, JobState.LOST)
+_ON_LOST: dict[str, Literal["raise", "resubmit"]] = {"raise": "raise", "resubmit": "resubmit"}
 
 
 class NewerVersion(ProtocolError):
@@ -181,15 +183,19 @@ def write_order(order: Order) -> bytes:
         "priority": order.priority,
         "streams": order.streams,
         "created": order.created,
-        "options": {name: getattr(options, name) for name in _OPTIONS} | {"targets": options.targets},
+        "options": {
+            "strict": options.strict,
+            "on_lost": options.on_lost,
+            "stall_timeout": options.stall_timeout,
+            "targets": options.targets,
+        },
         "files": [asdict(file) for file in order.files],
     }
     if options.extra_data is not None:
         head["extra_data"] = options.extra_data.decode()
     if isinstance(order.graph, Blob):
-        head["graph"] = asdict(order.graph)
-        return orjson.dumps(head)
-    return orjson.dumps(head) + b"\n" + order.graph
+        return _dump({**head, "graph": asdict(order.graph)})
+    return _dump(head) + b"\n" + order.graph
 
 
 def read_order(message: bytes) -> Order:
@@ -202,26 +208,52 @@ def read_order(message: bytes) -> Order:
     line, _, graph = message.partition(b"\n")
     head = _object(line)
     try:
-        options = head["options"]
-        targets = options.get("targets")
-        extra = head.get("extra_data")
+        if not LOWEST <= head["priority"] <= HIGHEST:
+            raise ValueError("its priority is out of range")
+        if "graph" not in head and not graph:
+            raise ValueError("it has no graph")
         return Order(
-            job_id=str(head["id"]),
-            client_id=str(head["client"]),
-            graph=Blob(**head["graph"]) if "graph" in head else graph,
-            group=str(head["group"]),
+            job_id=check_token("its id", head["id"]),
+            client_id=check_token("its client_id", head["client"]),
+            graph=_read_blob(head["graph"]) if "graph" in head else graph,
+            group=check_token("its group", head["group"]),
             priority=int(head["priority"]),
-            streams=tuple(head["streams"]),
-            options=PromptOptions(
-                **{name: options[name] for name in _OPTIONS if name in options},
-                targets=None if targets is None else tuple(targets),
-                extra_data=None if extra is None else extra.encode(),
-            ),
-            files=tuple(InputBlob(**{**file, "blob": Blob(**file["blob"])}) for file in head["files"]),
+            streams=_texts(head["streams"]),
+            options=_read_options(head["options"], head.get("extra_data")),
+            files=tuple(_read_input(file) for file in head["files"]),
             created=float(head["created"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:
-        raise ProtocolError(f"an order of the fleet cannot be read: {exc!r}") from exc
+    except _UNREADABLE as exc:
+        raise _unreadable("an order of the fleet", exc) from exc
+
+
+def _read_options(found: Mapping[str, Any], extra: Any) -> PromptOptions:
+    stall, targets = found.get("stall_timeout"), found.get("targets")
+    return PromptOptions(
+        strict=bool(found.get("strict", True)),
+        on_lost=_ON_LOST[found.get("on_lost", "raise")],
+        targets=None if targets is None else _texts(targets),
+        extra_data=None if extra is None else _text(extra).encode(),
+        stall_timeout=None if stall is None else float(stall),
+    )
+
+
+def _read_input(found: Mapping[str, Any]) -> InputBlob:
+    return InputBlob(
+        mark=_text(found["mark"]),
+        node_id=_optional_text(found["node_id"]),
+        input_name=_optional_text(found["input_name"]),
+        where=_text(found["where"]),
+        filename=_text(found["filename"]),
+        blob=_read_blob(found["blob"]),
+    )
+
+
+def _read_blob(found: Mapping[str, Any]) -> Blob:
+    size = found["size"]
+    if not isinstance(size, int) or size < 0:
+        raise TypeError("the size of a file is no number of bytes")
+    return Blob(_text(found["bucket"]), _text(found["name"]), size, _text(found["sha256"]))
 
 
 # --- Attempts --------------------------------------------------------------------------------------------------------
@@ -229,7 +261,7 @@ def read_order(message: bytes) -> Order:
 
 def write_attempt(attempt: Attempt) -> bytes:
     """Write the record of an attempt."""
-    return orjson.dumps({"v": VERSION, **asdict(attempt)})
+    return _dump({"v": VERSION, **asdict(attempt)})
 
 
 def read_attempt(record: bytes) -> Attempt:
@@ -243,23 +275,31 @@ def read_attempt(record: bytes) -> Attempt:
     try:
         return Attempt(
             number=int(found["number"]),
-            prompt_id=str(found["prompt_id"]),
-            server=str(found["server"]),
-            host=str(found["host"]),
-            worker=str(found["worker"]),
+            prompt_id=_text(found["prompt_id"]),
+            server=_text(found["server"]),
+            host=_text(found["host"]),
+            worker=_text(found["worker"]),
             started=float(found["started"]),
             failures=int(found.get("failures", 0)),
-            lost=str(found.get("lost", "")),
+            lost=_text(found.get("lost", "")),
         )
-    except (KeyError, TypeError, ValueError) as exc:
-        raise ProtocolError(f"the record of an attempt cannot be read: {exc!r}") from exc
+    except _UNREADABLE as exc:
+        raise _unreadable("the record of an attempt", exc) from exc
 
 
 # --- Outcomes --------------------------------------------------------------------------------------------------------
 
 
 def write_outcome(outcome: Outcome) -> bytes:
-    """Write an outcome."""
+    """Write an outcome. One that is nested too deep for JSON is written as an error that says so."""
+    try:
+        return _dump(_outcome(outcome))
+    except RecursionError:
+        error = ProtocolError(f"what the server gave for prompt {outcome.prompt_id} is nested too deep to be sent on")
+        return _dump(_outcome(replace(outcome, state=JobState.FAILED, value=error)))
+
+
+def _outcome(outcome: Outcome) -> dict[str, Any]:
     value = outcome.value
     found: dict[str, Any] = {
         "v": VERSION,
@@ -271,22 +311,20 @@ def write_outcome(outcome: Outcome) -> bytes:
         "worker": outcome.worker,
         "warnings": write_value(outcome.warnings),
     }
-    if isinstance(value, Success):
-        found["success"] = {
-            "outputs": [_write_output(output) for output in value.outputs],
-            "raw": value.raw,
-            "cached_nodes": value.cached_nodes,
-            "nodes": value.nodes,
-        }
-    else:
-        found["error"] = write_error(value)
-    # The server's own JSON may hold what orjson refuses: NaN, integers of any size, lone surrogates.
-    return json.dumps(found).encode()
+    if isinstance(value, BaseException):
+        return {**found, "error": write_error(value)}
+    success = {
+        "outputs": [_write_output(output) for output in value.outputs],
+        "raw": value.raw,
+        "cached_nodes": value.cached_nodes,
+        "nodes": value.nodes,
+    }
+    return {**found, "success": success}
 
 
 def write_reference(blob: Blob) -> bytes:
     """Write what stands for an outcome that is too large for a message."""
-    return orjson.dumps({"v": VERSION, "blob": asdict(blob)})
+    return _dump({"v": VERSION, "blob": asdict(blob)})
 
 
 def read_outcome(message: bytes) -> Outcome | Blob:
@@ -299,29 +337,39 @@ def read_outcome(message: bytes) -> Outcome | Blob:
     found = _object(message)
     try:
         if "blob" in found:
-            return Blob(**found["blob"])
+            return _read_blob(found["blob"])
+        state = JobState(found["state"])
         success = found.get("success")
+        if state not in (_ENDS if success is None else (JobState.COMPLETED,)):
+            raise ValueError(f"{state} is not how it can have ended")
         return Outcome(
-            job_id=str(found["id"]),
-            prompt_id=str(found["prompt_id"]),
-            state=JobState(found["state"]),
+            job_id=_text(found["id"]),
+            prompt_id=_text(found["prompt_id"]),
+            state=state,
             value=read_error(found["error"]) if success is None else _read_success(success),
             attempt=int(found["attempt"]),
-            server=str(found["server"]),
-            worker=str(found["worker"]),
-            warnings=read_value(found["warnings"]),
+            server=_text(found["server"]),
+            worker=_text(found["worker"]),
+            warnings=_read_warnings(found["warnings"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:
-        raise ProtocolError(f"an outcome of the fleet cannot be read: {exc!r}") from exc
+    except _UNREADABLE as exc:
+        raise _unreadable("an outcome of the fleet", exc) from exc
+
+
+def _read_warnings(found: Any) -> tuple[NodeProblem, ...]:
+    warnings = tuple(read_value(found))
+    if not all(isinstance(warning, NodeProblem) for warning in warnings):
+        raise TypeError("a warning is no problem of a node")
+    return warnings
 
 
 def _read_success(found: Mapping[str, Any]) -> Success:
     cached = found["cached_nodes"]
     return Success(
         outputs=tuple(_read_output(output) for output in found["outputs"]),
-        raw=found["raw"],
-        cached_nodes=None if cached is None else tuple(cached),
-        nodes=found["nodes"],
+        raw=_mapping(found["raw"]),
+        cached_nodes=None if cached is None else _texts(cached),
+        nodes={node_id: _mapping(node) for node_id, node in found["nodes"].items()},
     )
 
 
@@ -330,31 +378,64 @@ def _write_output(output: StoredOutput) -> dict[str, Any]:
         return {"text": output.text, "node_id": output.node_id, "key": output.key}
     reference = output.reference
     return {
-        "file": {name: getattr(reference, name) for name in _REFERENCE} | {"entry": reference.entry},
+        "file": {name: getattr(reference, name) for name in (*_REFERENCE, "animated", "entry")},
         "blob": None if output.blob is None else asdict(output.blob),
         "gone": output.gone,
     }
 
 
-_REFERENCE = ("node_id", "key", "filename", "subfolder", "type", "media_type", "animated")
+_REFERENCE = ("node_id", "key", "filename", "subfolder", "type", "media_type")
 
 
 def _read_output(found: Mapping[str, Any]) -> StoredOutput:
     if "text" in found:
-        return TextValue(found["node_id"], found["key"], found["text"])
+        return TextValue(_text(found["node_id"]), _text(found["key"]), _text(found["text"]))
     file, blob = found["file"], found["blob"]
-    reference = FileReference(**{name: file[name] for name in _REFERENCE}, entry=file["entry"])
-    return StoredFile(reference, None if blob is None else Blob(**blob), bool(found.get("gone")))
+    texts = {name: _text(file[name]) for name in _REFERENCE}
+    reference = FileReference(**texts, animated=bool(file["animated"]), entry=_mapping(file["entry"]))
+    return StoredFile(reference, None if blob is None else _read_blob(blob), bool(found.get("gone")))
+
+
+# --- JSON ------------------------------------------------------------------------------------------------------------
+
+
+def _dump(found: Mapping[str, Any]) -> bytes:
+    # Names and the server's own JSON may hold what orjson refuses: lone surrogates, NaN, integers of any size.
+    return json.dumps(found).encode()
 
 
 def _object(text: bytes) -> dict[str, Any]:
     """Parse a JSON object of a known version."""
-    try:
-        found = load_json(text)
-    except ValueError as exc:
-        raise ProtocolError(f"what came over the broker is no JSON: {exc}") from exc
-    if not isinstance(found, dict) or not isinstance(found.get("v"), int):
+    found = load_json(text)
+    version = found.get("v") if isinstance(found, dict) else None
+    if not isinstance(version, int) or version < 1:
         raise ProtocolError("what came over the broker is not of a fleet of acomfy")
-    if found["v"] > VERSION:
-        raise NewerVersion(f"a newer acomfy wrote this (version {found['v']}, known is {VERSION}); update this one")
-    return found
+    if version > VERSION:
+        raise NewerVersion(f"a newer acomfy wrote this (version {version}, known is {VERSION}); update this one")
+    return dict(found)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} where a text should be")
+    return value
+
+
+def _optional_text(value: Any) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"{type(value).__name__} where a list should be")
+    return tuple(_text(item) for item in value)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{type(value).__name__} where an object should be")
+    return value
+
+
+def _unreadable(what: str, exc: Exception) -> ProtocolError:
+    return ProtocolError(f"{what} cannot be read: {type(exc).__name__}: {str(exc)[:200]}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import logging
 import uuid
@@ -13,7 +12,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import nats.errors
-from nats.aio.client import Client as NATS
 from nats.aio.msg import Msg
 
 from ..client import OnLost, encoded, prompt_options, tracked, unsendable
@@ -28,16 +26,17 @@ from ..snapshots import Snapshots
 from ..verdict import JobState
 from ..workflow import EncodedGraph, Graph, Workflow
 from .attending import Attending
-from .broker import Broker, Keeping
+from .broker import Broker
 from .dead import DeadLetter, DeadLetters
 from .hearing import Hearing
 from .inbox import Inbox
 from .job import FleetJob
-from .names import Lane, Names, check_token, main_model, model_token
+from .names import Lane, Names, check_token, lane_of
 from .posting import Posting
 from .records import Records
 from .results import Results
 from .store import FileStore
+from .streams import Keeping
 from .wire import Order, Outcome, read_order
 from .workers import WorkerInfo, ask_workers
 
@@ -109,7 +108,6 @@ class Fleet:
         Raises:
             ValueError, TypeError: One of these cannot be used.
         """
-        check_connect_options(options)
         if lease < 1:
             raise ValueError(f"lease is at least 1 second, not {lease}")
         self.client_id = check_token("client_id", client_id or str(uuid.uuid4()))
@@ -372,7 +370,7 @@ class Fleet:
     ) -> tuple[EncodedGraph, Lane]:
         nodes = graph._nodes if isinstance(graph, Workflow) else graph
         found = encoded(graph, self._stream_classes, self._snapshots) if check else EncodedGraph(b"{}", ())
-        return found, Lane.of(group or self._group, priority, model_token(main_model(read_need(nodes))))
+        return found, lane_of(group or self._group, priority, read_need(nodes))
 
     def _begin(self, graph: EncodedGraph, lane: Lane, options: PromptOptions, index: int | None = None) -> FleetJob:
         """Make a job and have it put into the queue. Never waits."""
@@ -441,7 +439,7 @@ class Fleet:
             self,
             None,
             client_id=self.client_id if order is None else order.client_id,
-            lane=Lane.of(group, priority, "-"),
+            lane=Lane.of(group, priority),
         )
         job.seq, job.posted_at = seq, asyncio.get_running_loop().time()
         self._live[job_id] = job
@@ -641,16 +639,3 @@ class Fleet:
     def wake_at_queue_change(self, pulse: asyncio.Event) -> None:
         """Have an event set when one of this submitter's jobs begins or ends."""
         self._pulses.add(pulse)
-
-
-def check_connect_options(options: Mapping[str, Any]) -> None:
-    """Refuse what ``nats.connect`` does not take, or what the fleet itself gives it.
-
-    Raises:
-        TypeError: There is such an argument.
-    """
-    own = {"self", "servers", "error_cb", "reconnected_cb", "closed_cb", "disconnected_cb"}
-    known = set(inspect.signature(NATS.connect).parameters) - own
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise TypeError(f"there is no argument {', '.join(unknown)}, neither of this nor of nats.connect")

@@ -14,7 +14,7 @@ A more urgent priority goes before all of that.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from .names import ANY_MODEL, Lane
@@ -90,7 +90,7 @@ def lanes_to_ask(
     memory: Memory,
     *,
     warm: Collection[str] | None,
-    offers: Mapping[str, str] | None,
+    offers: Collection[str] | None,
     idle_since: float,
     now: float,
     patience: Patience,

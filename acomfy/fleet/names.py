@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from ..placement import Need
 
@@ -48,6 +49,10 @@ def check_token(what: str, value: str) -> str:
     return value
 
 
+Loader: TypeAlias = tuple[str, str, str]
+"""A node class, its input, and the model file that the input names."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Lane:
     """What waits for one group of workers, with one priority and one model. Sorts by group, the most urgent first.
@@ -55,14 +60,16 @@ class Lane:
     Attributes:
         order: The priority, as it stands in subjects: lower is more urgent.
         model: The token of a model, from `model_token`; `ANY_MODEL` for prompts that use none.
+        loader: The class, the input and the file of that model; None when that is not known.
     """
 
     group: str
     order: int
     model: str
+    loader: Loader | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def of(cls, group: str, priority: int, model: str) -> Lane:
+    def of(cls, group: str, priority: int, model: str = ANY_MODEL, loader: Loader | None = None) -> Lane:
         """Make one.
 
         Raises:
@@ -70,7 +77,7 @@ class Lane:
         """
         if not isinstance(priority, int) or not LOWEST <= priority <= HIGHEST:
             raise ValueError(f"priority is an integer from {LOWEST} to {HIGHEST}, not {priority!r}")
-        return cls(check_token("group", group), _NORMAL - priority, model)
+        return cls(check_token("group", group), _NORMAL - priority, model, loader)
 
     @classmethod
     def parse(cls, text: str) -> Lane | None:
@@ -96,6 +103,16 @@ class Lane:
         return self.path
 
 
+def lane_of(group: str, priority: int, need: Need) -> Lane:
+    """Give the lane of a prompt that needs this.
+
+    Raises:
+        ValueError: As `Lane.of`.
+    """
+    loader = main_loader(need)
+    return Lane.of(group, priority, model_token("" if loader is None else loader[2]), loader)
+
+
 def model_token(model: str) -> str:
     """Make of a model's file name what can stand in a subject: readable, and no two alike."""
     if not model:
@@ -105,14 +122,20 @@ def model_token(model: str) -> str:
     return f"{readable}-{digest}"
 
 
-def main_model(need: Need) -> str:
-    """Give the one model file that says most about what a server must have loaded; "" when there is none."""
+def main_loader(need: Need) -> Loader | None:
+    """Give the one model that says most about what a server must have loaded; None when there is none."""
 
-    def rank(model: tuple[str, str, str]) -> tuple[int, str, str]:
+    def rank(model: Loader) -> tuple[int, str, str]:
         _, name, value = model
         return _MAIN_INPUTS.index(name) if name in _MAIN_INPUTS else len(_MAIN_INPUTS), name, value
 
-    return min((model for model in need.models if model[2] in need.files), key=rank, default=("", "", ""))[2]
+    return min((model for model in need.models if model[2] in need.files), key=rank, default=None)
+
+
+def main_model(need: Need) -> str:
+    """Give the file of that model; "" when there is none."""
+    loader = main_loader(need)
+    return "" if loader is None else loader[2]
 
 
 class Names:

@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from nats.aio.msg import Msg
@@ -22,6 +23,7 @@ from .lanes import LaneView, Memory, Patience, lanes_to_ask
 from .member import FleetMember
 from .names import ANY_MODEL, Lane, main_model, model_token
 from .pulls import Puller
+from .streams import loader_of
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +81,6 @@ class Station:
         self._memory = Memory()
         self._views: list[LaneView] = []
         self._viewed = float("-inf")
-        self._offered: dict[str, str] | None = None
         self._stale = True
         self._left: set[str] = set()
         self._ready_turn = asyncio.Lock()
@@ -173,7 +174,6 @@ class Station:
     async def _make_ready(self) -> None:
         await self.member.answers()
         self.offer = await self.member.read_offer()
-        self._offered = None if self.offer is None else offered_models(self.offer)
         await self.member.hear()
         if self._left:
             await self.member.clear(list(self._left))
@@ -225,7 +225,7 @@ class Station:
             self._views,
             self._memory,
             warm=self.warm,
-            offers=self._offered,
+            offers={view.lane.model for view in self._views if serves(self.offer, view.lane)},
             idle_since=idle_since,
             now=now,
             patience=self._patience,
@@ -281,13 +281,14 @@ class Station:
 
 def lane_view(info: ConsumerInfo) -> LaneView | None:
     """Read how a lane is; None for a consumer that is none."""
-    lane = Lane.parse(info.config.filter_subject or "") if info.config is not None else None
-    if lane is None:
+    lane = None if info.config is None else Lane.parse(info.config.filter_subject or "")
+    if lane is None or info.config is None:
         return None
+    lane = replace(lane, loader=loader_of(info.config))
     delivered = info.delivered.consumer_seq if info.delivered is not None else 0
     return LaneView(lane, info.num_pending or 0, info.num_ack_pending or 0, delivered or 0)
 
 
-def offered_models(offer: Offer) -> dict[str, str]:
-    """Give the models that a server has, by their tokens."""
-    return {model_token(model): model for models in offer.choices.values() for model in models}
+def serves(offer: Offer | None, lane: Lane) -> bool:
+    """Tell whether a server has the model of a lane, as far as is known."""
+    return offer is None or lane.loader is None or not offer.lacks(Need(models=frozenset({lane.loader})))

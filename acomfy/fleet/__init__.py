@@ -4,7 +4,12 @@ NATS JetStream is the engine: its work queue holds what waits, its leases tell w
 and files. What is here is how a prompt of ComfyUI lives in it. Needs the extra ``nats``.
 """
 
-from .broker import Keeping
+try:
+    from .streams import Keeping
+except ModuleNotFoundError as exc:
+    if exc.name != "nats":
+        raise
+    raise ModuleNotFoundError('a fleet needs nats-py: pip install "acomfy[nats]"', name="nats") from None
 from .dead import DeadLetter
 from .fleet import Fleet
 from .job import FleetJob

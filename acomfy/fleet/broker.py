@@ -1,18 +1,21 @@
 """The connection to NATS, kept for as long as it is wanted, with the streams and buckets that a fleet needs.
 
 It is opened in the background and made anew for ever; what needs it waits for it, within its own patience. nats-py
-reconnects by itself, but closes for good when its credentials are refused later; then a new one is made here, and every
-subscription with it.
+reconnects by itself, but closes for good when its credentials are refused later; then a new one is made here. Either
+way the broker may be another than before, with nothing on its disk: so the streams are looked for each time, and
+subscribed is what was not yet.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import ssl
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import nats.errors
 from nats.aio.client import Client as NATS
@@ -20,19 +23,13 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 from nats.js import errors as js_errors
-from nats.js.api import (
-    AckPolicy,
-    ConsumerConfig,
-    DiscardPolicy,
-    RetentionPolicy,
-    StorageType,
-    StoreCompression,
-    StreamConfig,
-)
+from nats.js.api import StreamConfig
 
-from ..concurrency import Tasks
-from ..errors import BrokerError, ClientClosed, QueueFull, ServerUnreachable
+from ..concurrency import Tasks, together
+from ..errors import BrokerError, ClientClosed, QueueFull, ServerError, ServerUnreachable
+from .addresses import check_connect_options, check_credentials, connect_options, read_addresses
 from .names import Lane, Names
+from .streams import Keeping, consumer_config, stream_configs
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +40,17 @@ ANSWER_TIMEOUT = 5.0
 _RECONNECT_WAIT = 0.5
 _PING_INTERVAL = 10
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+_CLOSING = 2.0
 _HEADROOM = 4096
 
 # JetStream's error codes (nats-server server/errors.json).
 _STREAM_EXISTS = 10058
+_STREAM_NOT_FOUND = 10059
 _CONSUMER_EXISTS = (10105, 10148)
 _MAXIMUM_MESSAGES = 10077
 _NO_LEADER = (10005, 10008, 10009)
+
+_NO_FILE = (FileNotFoundError, IsADirectoryError, PermissionError)
 
 PASSING = (
     nats.errors.TimeoutError,
@@ -65,27 +66,6 @@ PASSING = (
 """What passes: the broker, or the leader of a stream, is away for now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Keeping:
-    """How the broker keeps what a fleet gives it. Said when a stream or bucket is made; one that exists stays as it is.
-
-    Attributes:
-        replicas: How many of a cluster's servers keep each message: 1, or 3 to outlive one of them.
-        outcome_ttl, file_ttl, input_ttl: Seconds that outcomes, files of results and input files are kept.
-        duplicate_window: Seconds in which the same order sent twice is taken once.
-        dead_ttl: Seconds that what was given up is kept.
-        max_pending: Orders that may be in the queue, running ones included; one more is `QueueFull`. None: any number.
-    """
-
-    replicas: int = 1
-    outcome_ttl: float = 86_400.0
-    file_ttl: float = 86_400.0
-    input_ttl: float = 86_400.0
-    duplicate_window: float = 600.0
-    dead_ttl: float = 30 * 86_400.0
-    max_pending: int | None = None
-
-
 class Listening:
     """A subscription that outlives its connection.
 
@@ -96,11 +76,13 @@ class Listening:
 
     def __init__(self, subject: str, callback: Callable[[Msg], Awaitable[None]], queue: str) -> None:
         self.subject = subject
+        self.connection: NATS | None = None
         self._callback = callback
         self._queue = queue
         self._subscription: Subscription | None = None
 
     async def begin(self, nc: NATS) -> None:
+        self.connection = nc
         self._subscription = await nc.subscribe(self.subject, queue=self._queue, cb=self._callback)
 
     async def end(self) -> None:
@@ -121,26 +103,34 @@ class Broker:
 
     Attributes:
         shown: The addresses, without what is secret in them.
+
+    Raises:
+        ValueError, TypeError: One of these cannot be used.
     """
 
     def __init__(
         self, servers: str | Sequence[str], names: Names, keeping: Keeping, options: Mapping[str, Any]
     ) -> None:
-        self._servers = [servers] if isinstance(servers, str) else list(servers)
-        if not self._servers or not all(isinstance(url, str) and url for url in self._servers):
-            raise ValueError("servers are addresses of NATS, for example 'nats://127.0.0.1:4222'")
-        self.shown = ", ".join(shown_address(url) for url in self._servers)
+        check_connect_options(options)
+        addresses = read_addresses(servers)
+        self.shown = addresses.shown
         self.names = names
+        self._urls = addresses.urls
+        self._options = connect_options(addresses, options)
         self._keeping = keeping
-        self._options = dict(options)
         self._tasks = Tasks()
         self._nc: NATS | None = None
         self._js: JetStreamContext | None = None
         self._ready = asyncio.Event()
-        self._refusal: Exception | None = None
-        self._last_error: Exception | None = None
-        self._listening: list[Listening] = []
+        self._refusal: ServerError | None = None
+        self._last_error: BaseException | None = None
+        self._denied: tuple[float, Exception] = (float("-inf"), Exception())
+        self._changed = asyncio.Event()
+        self._asking: set[asyncio.Timeout] = set()
+        self._preparing: asyncio.Timeout | None = None
+        self._listening: dict[Listening, None] = {}
         self._lanes: set[Lane] = set()
+        self._lanes_turn = asyncio.Lock()
         self._closed = False
         self._on_open: list[Callable[[], None]] = []
 
@@ -161,8 +151,6 @@ class Broker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._nc is not None:
-            await self._nc.close()
 
     def when_open(self, callback: Callable[[], None]) -> None:
         """Have a function called whenever a connection was opened or came back."""
@@ -171,48 +159,42 @@ class Broker:
     @property
     def connected(self) -> bool:
         """Whether the connection stands, as far as is known."""
-        return self._nc is not None and self._nc.is_connected and self._ready.is_set()
+        return self._nc is not None and self._nc.is_connected and self._ready.is_set() and self._refusal is None
 
     async def _keep(self) -> None:
         while True:
-            gone = asyncio.Event()
             nc = NATS()
             try:
-                await self._connect(nc, gone)
+                await self._connect(nc)
                 self._nc, self._js = nc, nc.jetstream(timeout=ANSWER_TIMEOUT)
-                await self._prepare()
-                for listening in self._listening:
-                    await listening.begin(nc)
-                self._refusal = None
-                self._opened()
-                await gone.wait()
-            except (nats.errors.Error, OSError) as exc:
-                self._last_error = exc
-                if _is_refusal(exc) or isinstance(exc, js_errors.APIError):
-                    self._refusal = exc
-                    self._ready.set()
-                logger.info("the broker %s cannot be used: %s", self.shown, exc)
+                while not nc.is_closed:
+                    self._changed.clear()
+                    await self._prepare(nc)
+                    await self._listen_on(nc)
+                    self._opened()
+                    await self._changed.wait()
+            except Exception as exc:  # nats-py raises anything for options that it cannot use
+                self._note(exc, final=not isinstance(exc, PASSING) or isinstance(exc, _NO_FILE))
             finally:
-                if not nc.is_closed:
-                    await nc.close()
-            await asyncio.sleep(_LONGEST_PAUSE)
+                await _close(nc)
             if self._refusal is None:
                 self._ready.clear()
+            await asyncio.sleep(_LONGEST_PAUSE)
 
-    async def _connect(self, nc: NATS, gone: asyncio.Event) -> None:
+    async def _connect(self, nc: NATS) -> None:
+        """Connect; as nats-py is told to try for ever, what it raises is about the options that it was given."""
+
         async def on_error(exc: Exception) -> None:
-            self._last_error = exc
-            if _is_refusal(exc) and not nc.is_connected:
-                self._refusal = exc
-                self._ready.set()
-            logger.debug("the broker %s: %r", self.shown, exc)
+            if "permissions violation" in str(exc).lower():
+                self._deny(exc)
+            else:
+                self._note(exc, final=_is_refusal(exc) and not nc.is_connected)
 
-        async def on_back() -> None:
-            self._refusal = None
-            self._opened()
+        async def on_loss() -> None:
+            self._answers_are_lost()
 
-        async def on_closed() -> None:
-            gone.set()
+        async def on_change() -> None:
+            self._changed.set()
 
         options: dict[str, Any] = {
             "name": "acomfy",
@@ -222,11 +204,43 @@ class Broker:
             "max_reconnect_attempts": -1,
             **self._options,
         }
+        if "user_credentials" in options:
+            await asyncio.to_thread(check_credentials, options["user_credentials"])
         await nc.connect(
-            servers=self._servers, error_cb=on_error, reconnected_cb=on_back, closed_cb=on_closed, **options
+            servers=list(self._urls),
+            error_cb=on_error,
+            disconnected_cb=on_loss,
+            reconnected_cb=on_change,
+            closed_cb=on_change,
+            **options,
         )
 
+    def _note(self, exc: BaseException, *, final: bool) -> None:
+        """Note what went wrong; what would go wrong again is told to all who wait."""
+        self._last_error = exc
+        logger.debug("the broker %s: %r", self.shown, exc)
+        if final:
+            refusal = self._error(exc)
+            if str(refusal) != str(self._refusal):
+                logger.info("%s", refusal)
+            self._refusal = refusal
+            self._ready.set()
+
+    def _deny(self, exc: Exception) -> None:
+        logger.warning("the broker %s refuses something: %s", self.shown, exc)
+        now = asyncio.get_running_loop().time()
+        self._denied = now, exc
+        if self._preparing is not None and "$js.api" in str(exc).lower():
+            self._preparing.reschedule(now)
+
+    def _answers_are_lost(self) -> None:
+        """Let nobody wait for an answer that would have come over a connection which is gone."""
+        now = asyncio.get_running_loop().time()
+        for scope in self._asking:
+            scope.reschedule(now)
+
     def _opened(self) -> None:
+        self._refusal = None
         self._ready.set()
         for callback in self._on_open:
             callback()
@@ -235,20 +249,27 @@ class Broker:
         """Wait until it can be used, for so many seconds; None: for ever.
 
         Raises:
-            ServerUnreachable: It cannot.
+            ServerUnreachable: It cannot, or it refuses the credentials.
+            BrokerError: It refuses what a fleet needs.
             ClientClosed: It was closed.
         """
-        try:
-            async with asyncio.timeout(timeout):
-                await self._ready.wait()
-        except TimeoutError:
-            raise self._unreachable(self._last_error or "no connection in time") from None
+        if not self._ready.is_set():
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._ready.wait()
+            except TimeoutError:
+                raise self._error(self._last_error or TimeoutError("no connection in time")) from None
         if self._closed:
             raise ClientClosed("the connection to the broker is closed")
         if self._refusal is not None:
-            raise self._unreachable(self._refusal)
+            raise copy.copy(self._refusal)
+        return self.js
+
+    @property
+    def js(self) -> JetStreamContext:
+        """Its JetStream, once it was ready."""
         if self._js is None:
-            raise AssertionError("a connection that is ready has a JetStream context")
+            raise AssertionError("the broker was not waited for")
         return self._js
 
     @property
@@ -259,30 +280,26 @@ class Broker:
         return self._nc
 
     @property
-    def js(self) -> JetStreamContext:
-        """Its JetStream, once it was ready."""
-        if self._js is None:
-            raise AssertionError("the broker was not waited for")
-        return self._js
-
-    @property
     def largest_message(self) -> int:
         """Bytes that a message may have, beside its headers."""
         return self.nc.max_payload - _HEADROOM
 
-    def _unreachable(self, reason: object, *, maybe_sent: bool = False) -> ServerUnreachable:
-        hint = "is nats-server running there, with JetStream (-js)?"
-        if isinstance(reason, Exception):
-            if _is_refusal(reason):
-                hint = "it refused the credentials: check user, token, credentials file or nkey"
-            reason = str(reason) or type(reason).__name__
-        return ServerUnreachable(self.shown, str(reason), maybe_sent=maybe_sent, hint=hint)
+    def _error(self, exc: BaseException, *, maybe_sent: bool = False) -> ServerError:
+        """Say what went wrong, and what to do about it."""
+        if isinstance(exc, ServerError):
+            return exc
+        reason = str(exc) or type(exc).__name__
+        if isinstance(exc, js_errors.APIError) and not isinstance(exc, PASSING):
+            return BrokerError(self.shown, exc.description or reason, code=exc.err_code)
+        return ServerUnreachable(self.shown, reason, maybe_sent=maybe_sent, hint=_hint(exc))
+
+    # --- What is asked of it -----------------------------------------------------------------------------------------
 
     async def persist(self, action: Callable[[JetStreamContext], Awaitable[T]], *, patience: float | None = 30.0) -> T:
         """Do something with the broker, again while it is away: for so many seconds; None: for ever.
 
         Raises:
-            ServerUnreachable: It did not come back in time; whether the last try arrived is not known.
+            ServerUnreachable: It did not come back in time. If ``maybe_sent``, a try may have arrived.
             QueueFull: The queue has as many orders as it may.
             BrokerError: It said no.
             ClientClosed: It was closed.
@@ -290,55 +307,96 @@ class Broker:
         clock = asyncio.get_running_loop().time
         deadline = None if patience is None else clock() + patience
         pause = _FIRST_PAUSE
-        sent = False
+        failure: BaseException | None = None
         while True:
             try:
                 js = await self.ready(None if deadline is None else max(deadline - clock(), 0.01))
-                return await action(js)
-            except PASSING as exc:
-                failure: Exception = exc
-            except js_errors.NotFoundError:
-                raise
-            except js_errors.APIError as exc:
-                if exc.err_code == _MAXIMUM_MESSAGES:
-                    raise QueueFull("the fleet's queue is full (max_pending); nothing was queued") from exc
-                if exc.err_code not in _NO_LEADER:
-                    raise BrokerError(self.shown, exc.description or str(exc), code=exc.err_code) from exc
-                failure = exc
-            except nats.errors.Error as exc:
-                raise BrokerError(self.shown, str(exc)) from exc
-            sent = True
+            except ServerUnreachable as exc:
+                if failure is None:
+                    raise
+                raise self._error(failure, maybe_sent=True) from exc
+            asked = clock()
+            try:
+                async with self._waiting_for_answers():
+                    return await action(js)
+            except (nats.errors.Error, OSError) as exc:
+                failure = self._passing(exc, asked)
             if deadline is not None and clock() >= deadline:
-                raise self._unreachable(failure, maybe_sent=sent) from failure
+                raise self._error(failure, maybe_sent=True) from failure
             logger.debug("trying the broker again: %r", failure)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
+    def _passing(self, exc: Exception, asked: float) -> Exception:
+        """Give an error that passes; raise any other."""
+        code = exc.err_code if isinstance(exc, js_errors.APIError) else None
+        if code == _STREAM_NOT_FOUND or isinstance(exc, js_errors.NoStreamResponseError):
+            self._changed.set()  # somebody removed it: it is made again
+            return exc
+        if isinstance(exc, js_errors.NotFoundError):
+            raise exc
+        if code == _MAXIMUM_MESSAGES:
+            raise QueueFull("the fleet's queue is full (max_pending); nothing was queued") from exc
+        if isinstance(exc, TimeoutError) and self._denied[0] >= asked:
+            raise BrokerError(self.shown, str(self._denied[1])) from exc
+        if not isinstance(exc, PASSING) and code not in _NO_LEADER:
+            reason = exc.description if isinstance(exc, js_errors.APIError) else None
+            raise BrokerError(self.shown, reason or str(exc), code=code) from exc
+        return exc
+
+    @asynccontextmanager
+    async def _waiting_for_answers(self) -> AsyncGenerator[None, None]:
+        """End with `TimeoutError` when the connection is lost meanwhile."""
+        async with asyncio.timeout(None) as scope:
+            self._asking.add(scope)
+            try:
+                yield
+            finally:
+                self._asking.discard(scope)
+
     # --- What is on it -----------------------------------------------------------------------------------------------
 
-    async def _prepare(self) -> None:
+    async def _prepare(self, nc: NATS) -> None:
         """Make the streams and buckets, where they are not there."""
-        for config in stream_configs(self.names, self._keeping):
-            pause = _FIRST_PAUSE
-            while True:
-                try:
-                    await self._add_stream(config)
-                    break
-                except PASSING as exc:  # a cluster that elects its leader
-                    self._last_error = exc
-                    logger.debug("the stream %s cannot be made yet: %r", config.name, exc)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+        self._lanes.clear()
+        begun = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(None) as self._preparing:
+                configs = stream_configs(self.names, self._keeping)
+                await together(self._ensure_stream(nc, config) for config in configs)
+        except TimeoutError as exc:
+            if self._denied[0] < begun:
+                raise
+            raise BrokerError(self.shown, str(self._denied[1])) from exc
+        finally:
+            self._preparing = None
+
+    async def _ensure_stream(self, nc: NATS, config: StreamConfig) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await self._add_stream(config)
+            except (*PASSING, js_errors.APIError) as exc:  # a cluster that elects its leader
+                passes = isinstance(exc, PASSING) or exc.err_code in _NO_LEADER
+                if not passes or not nc.is_connected:
+                    raise
+                self._last_error = exc
+                logger.debug("the stream %s cannot be made yet: %r", config.name, exc)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _add_stream(self, config: StreamConfig) -> None:
-        if self._js is None:
-            raise AssertionError("streams are made on a connection")
+        """Make a stream if it is not there; who may not make streams can use those that are."""
         try:
-            await self._js.add_stream(config)
-        except js_errors.BadRequestError as exc:
-            if exc.err_code != _STREAM_EXISTS:
-                raise
-            logger.debug("the stream %s is kept as it is", config.name)
+            async with self._waiting_for_answers():
+                await self.js.stream_info(str(config.name))
+        except js_errors.NotFoundError:
+            try:
+                async with self._waiting_for_answers():
+                    await self.js.add_stream(config)
+            except js_errors.BadRequestError as exc:
+                if exc.err_code != _STREAM_EXISTS:  # by another who came at the same time, with other options
+                    raise
 
     async def ensure_lane(self, lane: Lane, ack_wait: float, *, patience: float | None = 30.0) -> None:
         """Make the consumer of a lane, where it is not there.
@@ -348,16 +406,7 @@ class Broker:
         """
         if lane in self._lanes:
             return
-        config = ConsumerConfig(
-            name=lane.consumer,
-            durable_name=lane.consumer,
-            filter_subject=self.names.lane(lane),
-            ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=ack_wait,
-            max_deliver=-1,  # what comes too often is put aside by a worker, which says why
-            max_ack_pending=-1,
-            max_waiting=100_000,
-        )
+        config = consumer_config(self.names, lane, ack_wait)
 
         async def add(js: JetStreamContext) -> None:
             try:
@@ -366,28 +415,42 @@ class Broker:
                 if exc.err_code not in _CONSUMER_EXISTS:
                     raise
 
-        await self.persist(add, patience=patience)
-        self._lanes.add(lane)
+        async with self._lanes_turn:
+            if lane not in self._lanes:
+                await self.persist(add, patience=patience)
+                self._lanes.add(lane)
 
     def forget_lane(self, lane: Lane) -> None:
-        """Note that the consumer of a lane is gone."""
+        """Note that the consumer of a lane may be gone."""
         self._lanes.discard(lane)
+
+    # --- Plain subjects ----------------------------------------------------------------------------------------------
 
     async def listen(self, subject: str, callback: Callable[[Msg], Awaitable[None]], *, queue: str = "") -> Listening:
         """Listen to a plain subject, on this connection and those after it, until `unlisten`."""
         listening = Listening(subject, callback, queue)
-        self._listening.append(listening)
-        if self._nc is not None and self._ready.is_set() and not self._nc.is_closed:
-            try:
-                await listening.begin(self._nc)
-            except nats.errors.Error as exc:
-                logger.debug("%s will be listened to on the next connection: %s", subject, exc)
+        self._listening[listening] = None
+        if self.connected:
+            await self._begin(listening, self.nc)
         return listening
 
     async def unlisten(self, listening: Listening) -> None:
         """Listen no more."""
         if listening in self._listening:
-            self._listening.remove(listening)
+            del self._listening[listening]
+            await listening.end()
+
+    async def _listen_on(self, nc: NATS) -> None:
+        while waiting := [listening for listening in self._listening if listening.connection is not nc]:
+            for listening in waiting:
+                await self._begin(listening, nc)
+
+    async def _begin(self, listening: Listening, nc: NATS) -> None:
+        try:
+            await listening.begin(nc)
+        except nats.errors.Error as exc:
+            logger.debug("%s will be listened to on the next connection: %s", listening.subject, exc)
+        if listening not in self._listening:
             await listening.end()
 
     async def tell(self, subject: str, payload: bytes = b"") -> None:
@@ -400,83 +463,30 @@ class Broker:
             logger.debug("%s was not told: %s", subject, exc)
 
 
-def _is_refusal(exc: Exception) -> bool:
+async def _close(nc: NATS) -> None:
+    """Close a connection, also one that does not answer, or that never came about."""
+    try:
+        async with asyncio.timeout(_CLOSING):
+            await nc.close()
+    except Exception as exc:
+        logger.debug("a connection was not closed in order: %r", exc)
+
+
+def _is_refusal(exc: BaseException) -> bool:
     """Tell whether an error is about credentials, which do not get better by trying again."""
     if isinstance(exc, nats.errors.AuthorizationError | nats.errors.InvalidUserCredentialsError):
         return True
-    return "authorization violation" in str(exc).lower() or "authentication" in str(exc).lower()
+    said = str(exc).lower()
+    return isinstance(exc, nats.errors.Error) and ("authorization violation" in said or "authentication" in said)
 
 
-def shown_address(url: str) -> str:
-    """Give an address without what is secret in it."""
-    parts = urlsplit(url if "://" in url else f"nats://{url}")
-    host = parts.hostname or ""
-    host = f"[{host}]" if ":" in host else host
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    return f"{parts.scheme}://{host}" + (f":{port}" if port else "")
-
-
-def stream_configs(names: Names, keeping: Keeping) -> list[StreamConfig]:
-    """Say what streams there are; a bucket is a stream of a certain form."""
-    return [
-        StreamConfig(
-            name=names.jobs,
-            subjects=[f"{names.name}.jobs.>"],
-            retention=RetentionPolicy.WORK_QUEUE,
-            storage=StorageType.FILE,
-            num_replicas=keeping.replicas,
-            duplicate_window=keeping.duplicate_window,
-            max_msgs=keeping.max_pending or -1,
-            discard=DiscardPolicy.NEW,
-            compression=StoreCompression.S2,
-            allow_direct=True,
-        ),
-        StreamConfig(
-            name=names.dead,
-            subjects=[f"{names.name}.dead.>"],
-            storage=StorageType.FILE,
-            num_replicas=keeping.replicas,
-            max_age=keeping.dead_ttl,
-            max_msgs_per_subject=1,
-            allow_direct=True,
-        ),
-        _bucket(names.outcomes, keeping.outcome_ttl, keeping.replicas),
-        _bucket(names.runs, max(keeping.outcome_ttl, 7 * 86_400.0), keeping.replicas),
-        _object_store(names.files, keeping.file_ttl, keeping.replicas),
-        _object_store(names.inputs, keeping.input_ttl, keeping.replicas),
-    ]
-
-
-def _bucket(name: str, ttl: float, replicas: int) -> StreamConfig:
-    """A key-value bucket, as ADR-8 of NATS says that it is made."""
-    return StreamConfig(
-        name=f"KV_{name}",
-        subjects=[f"$KV.{name}.>"],
-        storage=StorageType.FILE,
-        num_replicas=replicas,
-        max_age=ttl,
-        max_msgs_per_subject=1,
-        discard=DiscardPolicy.NEW,
-        duplicate_window=min(120.0, ttl),
-        allow_rollup_hdrs=True,
-        deny_delete=True,
-        allow_direct=True,
-    )
-
-
-def _object_store(name: str, ttl: float, replicas: int) -> StreamConfig:
-    """An object store, as ADR-20 of NATS says that it is made."""
-    return StreamConfig(
-        name=f"OBJ_{name}",
-        subjects=[f"$O.{name}.C.>", f"$O.{name}.M.>"],
-        storage=StorageType.FILE,
-        num_replicas=replicas,
-        max_age=ttl,
-        discard=DiscardPolicy.NEW,
-        duplicate_window=min(120.0, ttl),
-        allow_rollup_hdrs=True,
-        allow_direct=True,
-    )
+def _hint(exc: BaseException) -> str:
+    if _is_refusal(exc):
+        return "it refused the credentials: check user, token, credentials file or nkey"
+    if isinstance(exc, nats.errors.NoRespondersError | js_errors.ServiceUnavailableError):
+        return "it has no JetStream: start nats-server with -js"
+    if isinstance(exc, ssl.SSLError):
+        return "give tls= an ssl.SSLContext that trusts its certificate, and a certificate of your own if it wants one"
+    if isinstance(exc, nats.errors.Error | ConnectionError | TimeoutError):
+        return "is nats-server running there, with JetStream (-js)?"
+    return "check the arguments that nats.connect was given"

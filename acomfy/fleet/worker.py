@@ -17,15 +17,15 @@ from urllib.parse import urlsplit
 from nats.aio.msg import Msg
 
 from ..errors import AcomfyError
-from .broker import Broker, Keeping
+from .broker import Broker
 from .collecting import Collecting, InputFiles
-from .fleet import check_connect_options
 from .lanes import Patience
 from .member import FleetMember
 from .names import Names, check_token
 from .records import Records
 from .station import Station
 from .store import FileStore
+from .streams import Keeping
 from .wire import Attempt
 from .workers import WorkerInfo, write_workers
 
@@ -90,7 +90,6 @@ class Worker:
         Raises:
             ValueError, TypeError: One of these cannot be used.
         """
-        check_connect_options(options)
         if results not in ("store", "server"):
             raise ValueError(f"results is 'store' or 'server', not {results!r}")
         if in_flight < 1 or max_attempts < 1 or lease < 1 or poll_interval <= 0:

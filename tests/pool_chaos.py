@@ -1,8 +1,9 @@
-"""Jobs on a pool of which every other server dies, freezes, boots and is drained: ``python -m tests.pool_chaos``.
+"""Jobs on a pool of which every other server dies, freezes and boots now and then: ``python -m tests.pool_chaos``.
 
-Every job must end once and right: with the picture of its own colour, which the ledgers know. A server that dies takes
-what it ran with it; one that is merely frozen may have finished a prompt that was given up meanwhile, which is counted
-apart: such a server was not healthy.
+All are drained, their connections break, and their answers get lost.
+
+Every job must end once and right: with the picture of its own colour, which the servers' books know; see
+`tests.pool_books`. With ``--strangers`` other clients use the servers too, and must not be disturbed.
 """
 
 from __future__ import annotations
@@ -14,155 +15,207 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import acomfy
-from acomfy.simulator import SimulatedServer
 
 from .graphs import color_of, saved
+from .pool_books import STRANGERS, BookedServer, Books
 from .shell import quick_delays
 
+_SOON = 2.0
+_SLACK = 0.5
 
-class Chaos:
-    """One run."""
 
-    def __init__(self, seed: int, count: int) -> None:
+class Load:
+    """Jobs on a pool, some of them cancelled, and their outcomes."""
+
+    def __init__(self, seed: int, *, strangers: bool) -> None:
         self.random = random.Random(seed)
-        self.servers = [SimulatedServer(cache="none") for _ in range(count)]
-        self.outcomes: Counter[str] = Counter()
-        self.violations: list[str] = []
-        self.ill: set[str] = set()
-        self.faults: Counter[str] = Counter()
-        self.attempts: Counter[int] = Counter()
+        self.books = Books()
+        self._strangers = strangers
 
-    async def run(self, jobs: int) -> None:
+    async def run(self, urls: list[str], jobs: int, trouble: list[Callable[[acomfy.Pool], Awaitable[None]]]) -> None:
         """Run so many jobs, while servers have trouble."""
+        pool = acomfy.Pool(
+            urls,
+            check_interval=0.5,
+            unreachable_timeout=3.0,
+            unavailable_timeout=None,
+            max_attempts=50,
+            silence=0.5,
+            connect_timeout=2.0,
+            reconnect_delays=quick_delays,
+        )
         async with AsyncExitStack() as stack:
-            for server in self.servers:
-                server.on("EmptyImage").takes(0.05)
-                await stack.enter_async_context(server)
-            pool = acomfy.Pool(
-                [server.url for server in self.servers],
-                check_interval=0.5,
-                unreachable_timeout=3.0,
-                unavailable_timeout=None,
-                max_attempts=50,
-                silence=0.5,
-                connect_timeout=2.0,
-                reconnect_delays=quick_delays,
-            )
-            async with pool:
-                trouble = [asyncio.create_task(self._trouble(pool, server)) for server in self.servers[::2]]
-                await asyncio.gather(*(self._job(pool, color) for color in range(jobs)))
-                for task in trouble:
-                    task.cancel()
-                await asyncio.gather(*trouble, return_exceptions=True)
-        self._compare()
+            stack.enter_context(self.books.moves())
+            await stack.enter_async_context(pool)
+            beside = [one(pool) for one in trouble]
+            if self._strangers:
+                beside += [self._stranger(url, number) for number, url in enumerate(urls)]
+            tasks = [await stack.enter_async_context(_running(each)) for each in beside]
+            await asyncio.gather(*(self._job(pool, color) for color in range(jobs)))
+            for task in tasks:
+                if task.done():
+                    await task
 
     async def _job(self, pool: acomfy.Pool, color: int) -> None:
-        if self.random.random() < 0.05:
-            return await self._cancelled(pool, color)
-        job = await pool.submit(saved(color, node=self.random.choice(("SaveImage", "SaveImageWebsocket"))))
+        graph = saved(color, node=self.random.choice(("SaveImage", "SaveImageWebsocket")))
+        kind = self.random.random()
+        if kind < 0.03:
+            return await self._cancelled_run(pool, graph)
+        job = await pool.submit(graph)
+        self.books.begun(color, job)
+        if kind < 0.1:
+            return await self._cancelled(job, color)
         try:
             result = await job
         except acomfy.AcomfyError as exc:
-            self.violations.append(f"{color}: {exc!r}")
+            self.books.violations.append(f"{color}: {exc!r}")
             return
-        self.attempts[job.attempt] += 1
         try:
             data = await result.images[0].read()
         except (acomfy.OutputMissing, acomfy.ServerError):
-            self.outcomes["picture not readable: its server was down"] += 1
+            self.books.outcomes["picture not readable: its server was down"] += 1
             return
-        known = {sha for server in self.servers for sha in _hashes(server, job.prompt_id)}
-        if color_of(data) != color or hashlib.sha256(data).hexdigest() not in known:
-            self.violations.append(f"{color}: the picture of another")
-        self.outcomes["success"] += 1
+        if color_of(data) != color:
+            self.books.violations.append(f"{color}: the picture of another")
+        self.books.succeeded(job, hashlib.sha256(data).hexdigest())
 
-    async def _cancelled(self, pool: acomfy.Pool, color: int) -> None:
-        run = asyncio.create_task(pool.run(saved(color)))
+    async def _cancelled_run(self, pool: acomfy.Pool, graph: dict[str, object]) -> None:
+        run = asyncio.create_task(pool.run(graph))
         await asyncio.sleep(self.random.uniform(0.0, 10.0))
         run.cancel()
         with suppress(asyncio.CancelledError):
             await run
-        self.outcomes["cancelled"] += 1
+        self.books.outcomes["run cancelled"] += 1
 
-    async def _trouble(self, pool: acomfy.Pool, server: SimulatedServer) -> None:
-        kinds: list[Callable[[acomfy.Pool, SimulatedServer], Awaitable[None]]] = [
-            self._kill,
-            self._kill,
-            self._freeze,
-            self._boot,
-            self._drain,
-            self._drop,
-        ]
-        self.ill.add(server.url)
-        while True:
-            await asyncio.sleep(self.random.uniform(0.5, 4.0))
-            kind = self.random.choice(kinds)
-            self.faults[kind.__name__] += 1
-            await kind(pool, server)
+    async def _cancelled(self, job: acomfy.PoolJob, color: int) -> None:
+        """Cancel a job in the line, in a server's queue or while it runs."""
+        if self.random.random() < 0.8:
+            async for _ in job.updates(0.0):
+                if job.placement is not None:
+                    break
+        await asyncio.sleep(self.random.uniform(0.0, 0.2))
+        where, start = job.placement.server if job.placement else None, time.time()
+        reached = await job.cancel()
+        end = time.time()
+        self.books.slowest_cancel = max(self.books.slowest_cancel, end - start)
+        if end - start > _SOON + _SLACK:
+            self.books.violations.append(f"{color}: cancelled only after {end - start:.2f} s")
+        if reached:
+            self.books.cancelled(job)
+        elif not job.done() and not self.books.was_ill(where or "", start - 1.0, end):
+            self.books.violations.append(f"{color}: not cancelled on {where}, which was well: {job.cancel_note}")
+        await job.settled()
+        self.books.outcomes[f"cancelled: {reached}, {job.state.value}"] += 1
 
-    async def _kill(self, pool: acomfy.Pool, server: SimulatedServer) -> None:
-        async with server.faults.down():
-            await asyncio.sleep(self.random.uniform(0.0, 4.0))
+    async def _stranger(self, url: str, number: int) -> None:
+        """Use a server as somebody who knows nothing of the pool."""
+        async with acomfy.Client(url, reconnect_delays=quick_delays) as client:
+            for count in range(sys.maxsize):
+                with suppress(acomfy.AcomfyError, TimeoutError):
+                    async with asyncio.timeout(5.0):
+                        await (await client.submit(saved(STRANGERS * (number + 1) + count)))
+                    self.books.outcomes["strangers' prompts"] += 1
+                await asyncio.sleep(self.random.uniform(0.0, 0.5))
 
-    async def _freeze(self, pool: acomfy.Pool, server: SimulatedServer) -> None:
-        with server.faults.freeze():
+
+class Chaos(Load):
+    """Servers in this process, and what happens to them."""
+
+    def __init__(self, seed: int, count: int, *, strangers: bool = False) -> None:
+        super().__init__(seed, strangers=strangers)
+        self.servers = [BookedServer(self.books.events.append, cache="none") for _ in range(count)]
+        self.faults: Counter[str] = Counter()
+
+    async def go(self, jobs: int) -> None:
+        """Run so many jobs, while every other server has trouble."""
+        async with AsyncExitStack() as stack:
+            for server in self.servers:
+                server.on("EmptyImage").takes(0.05)
+                await stack.enter_async_context(server)
+            troubles = [self._troubled(server, ill=True) for server in self.servers[::2]]
+            troubles += [self._troubled(server, ill=False) for server in self.servers[1::2]]
+            await self.run([server.url for server in self.servers], jobs, troubles)
+        self.books.compare()
+
+    def _troubled(self, server: BookedServer, *, ill: bool) -> Callable[[acomfy.Pool], Awaitable[None]]:
+        kinds = [self._drain, self._drop, self._lose_answer, self._fail_after_queueing]
+        if ill:
+            kinds += [self._kill, self._kill, self._kill, self._freeze, self._freeze, self._boot]
+
+        async def trouble(pool: acomfy.Pool) -> None:
+            while True:
+                await asyncio.sleep(self.random.uniform(0.5, 4.0))
+                kind = self.random.choice(kinds)
+                self.faults[kind.__name__] += 1
+                await kind(pool, server)
+
+        return trouble
+
+    async def _kill(self, pool: acomfy.Pool, server: BookedServer) -> None:
+        with self.books.illness(server.url):
+            async with server.faults.down():
+                await asyncio.sleep(self.random.uniform(0.0, 4.0))
+
+    async def _freeze(self, pool: acomfy.Pool, server: BookedServer) -> None:
+        with self.books.illness(server.url), server.faults.freeze():
             await asyncio.sleep(self.random.uniform(0.1, 5.0))
 
-    async def _boot(self, pool: acomfy.Pool, server: SimulatedServer) -> None:
-        with server.faults.answer_as_booting():
+    async def _boot(self, pool: acomfy.Pool, server: BookedServer) -> None:
+        with self.books.illness(server.url), server.faults.answer_as_booting():
             await asyncio.sleep(self.random.uniform(0.1, 2.0))
 
-    async def _drain(self, pool: acomfy.Pool, server: SimulatedServer) -> None:
+    async def _drain(self, pool: acomfy.Pool, server: BookedServer) -> None:
         await pool.drain(server.url)
         await asyncio.sleep(self.random.uniform(0.0, 1.0))
         pool.resume(server.url)
 
-    async def _drop(self, pool: acomfy.Pool, server: SimulatedServer) -> None:
+    async def _drop(self, pool: acomfy.Pool, server: BookedServer) -> None:
+        self.books.gaps[server.url].append(time.time())
         server.faults.drop_connections()
 
-    def _compare(self) -> None:
-        finished: dict[int, list[SimulatedServer]] = {}
-        for server in self.servers:
-            for body in server.prompts:
-                entry = server.ledger[body["prompt_id"]]
-                if entry.executions > entry.accepted:
-                    self.violations.append(f"{body['prompt_id']} was started {entry.executions} times")
-                if entry.state == "completed":
-                    finished.setdefault(body["prompt"]["1"]["inputs"]["color"], []).append(server)
-        for color, where in finished.items():
-            if len(where) > 1:
-                ill = any(server.url in self.ill for server in where[:-1])
-                self.outcomes["finished twice, first on a server that died or froze"] += ill
-                if not ill:
-                    self.violations.append(f"{color}: finished on {where}, which were well")
+    async def _lose_answer(self, pool: acomfy.Pool, server: BookedServer) -> None:
+        server.faults.lose_answer_to_next_prompt()
 
-    def lines(self) -> list[str]:
-        """Tell what happened."""
-        found: list[tuple[str, Any]] = [("outcomes", dict(self.outcomes)), ("faults", dict(self.faults))]
-        found += [("attempts", dict(sorted(self.attempts.items()))), ("violations", len(self.violations))]
-        return [f"{name}: {value}" for name, value in found] + self.violations[:20]
+    async def _fail_after_queueing(self, pool: acomfy.Pool, server: BookedServer) -> None:
+        server.faults.fail_next_prompt_after_queueing()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.pool_chaos", description=(__doc__ or "").split("\n", 1)[0])
+@asynccontextmanager
+async def _running(coroutine: Awaitable[None]) -> AsyncIterator[asyncio.Future[None]]:
+    task = asyncio.ensure_future(coroutine)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def arguments(about: str) -> argparse.ArgumentParser:
+    """Make the parser of what all such runs are told."""
+    parser = argparse.ArgumentParser(description=about.split("\n", 1)[0])
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--servers", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    chaos, start = Chaos(args.seed, args.servers), time.monotonic()
-    asyncio.run(chaos.run(args.jobs))
-    print(f"{args.jobs} jobs on {args.servers} servers in {time.monotonic() - start:.0f} s")  # noqa: T201
-    print("\n".join(chaos.lines()))  # noqa: T201
-    return 1 if chaos.violations else 0
+    parser.add_argument("--strangers", action="store_true")
+    return parser
 
 
-def _hashes(server: SimulatedServer, prompt_id: str) -> list[str]:
-    return server.ledger[prompt_id].sha256s if prompt_id in server.ledger else []
+def report(load: Load, faults: Counter[str], jobs: int, start: float) -> int:
+    """Tell how it went; give the exit code."""
+    print(f"{jobs} jobs in {time.monotonic() - start:.0f} s; faults: {dict(faults)}")  # noqa: T201
+    print("\n".join(load.books.lines()))  # noqa: T201
+    return 1 if load.books.violations else 0
+
+
+def main() -> int:
+    args = arguments(__doc__ or "").parse_args()
+    chaos, start = Chaos(args.seed, args.servers, strangers=args.strangers), time.monotonic()
+    asyncio.run(chaos.go(args.jobs))
+    return report(chaos, chaos.faults, args.jobs, start)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acomfy.fleet.names import ANY_MODEL, HIGHEST, LOWEST, Lane, Names, check_token, main_model, model_token
+from acomfy.fleet.names import ANY_MODEL, HIGHEST, LOWEST, Lane, Names, check_token, lane_of, main_model, model_token
 from acomfy.placement import NOTHING, Need, read_need
 
 from . import graphs
@@ -101,6 +101,21 @@ def test_without_a_checkpoint_it_is_the_diffusion_model() -> None:
 def test_of_two_alike_it_is_always_the_same_one_in_whatever_order_they_stand() -> None:
     low, high = loader("UNETLoader", unet_name="low.safetensors"), loader("UNETLoader", unet_name="high.safetensors")
     assert model_of({"1": low, "2": high}) == model_of({"1": high, "2": low}) == "high.safetensors"
+
+
+def test_a_lane_tells_how_its_model_is_loaded_but_is_the_same_however_that_is() -> None:
+    graph = {
+        "1": loader("B", ckpt_name="x/a.ckpt"),
+        "2": loader("A", ckpt_name="x/a.ckpt"),
+        "3": loader("C", vae_name="0.pt"),
+    }
+    lane = lane_of("default", 3, read_need(graph))
+    assert (lane.priority, lane.model, lane.loader) == (3, model_token("x/a.ckpt"), ("A", "ckpt_name", "x/a.ckpt"))
+    assert lane == Lane.parse(NAMES.lane(lane)) and hash(lane) == hash(Lane.of("default", 3, lane.model))
+    assert lane_of("default", 0, NOTHING) == Lane.of("default", 0)
+    assert lane_of("default", 0, NOTHING).loader is None
+    with pytest.raises(ValueError, match="priority"):
+        lane_of("default", 10, NOTHING)
 
 
 def test_a_prompt_without_models_or_with_loras_alone_has_none() -> None:

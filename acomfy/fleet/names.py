@@ -125,9 +125,9 @@ def model_token(model: str) -> str:
 def main_loader(need: Need) -> Loader | None:
     """Give the one model that says most about what a server must have loaded; None when there is none."""
 
-    def rank(model: Loader) -> tuple[int, str, str]:
-        _, name, value = model
-        return _MAIN_INPUTS.index(name) if name in _MAIN_INPUTS else len(_MAIN_INPUTS), name, value
+    def rank(model: Loader) -> tuple[int, str, str, str]:
+        kind, name, value = model
+        return _MAIN_INPUTS.index(name) if name in _MAIN_INPUTS else len(_MAIN_INPUTS), name, value, kind
 
     return min((model for model in need.models if model[2] in need.files), key=rank, default=None)
 

@@ -36,6 +36,10 @@ def in_words() -> Iterator[None]:
         fail(128 + signal.SIGINT, "interrupted")
     except ServerError as exc:
         fail(NO_SERVER, exc)
+    except ModuleNotFoundError as exc:
+        if exc.name != "nats":  # without which the fleet says what to install
+            raise
+        fail(USAGE, exc)
     except UnknownNodes as exc:
         fail(USAGE, str(exc).replace("keep_unknown=True", "acomfy convert --keep-unknown"))
     except (UsageError, AcomfyError) as exc:

@@ -3,164 +3,166 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.cells import cell_len
 
-from .ends import FAILED, OTHER_CODES, counted, fail, in_words, printable
-from .worker import Creds, Name, Nats, NKey, TlsCa, TlsCert, TlsKey, connect_options, nats_urls
+from ..workflow import Workflow
+from .arguments import UsageError
+from .brokers import BrokerOptions, with_broker
+from .ends import FAILED, OTHER_CODES, accept_any_text, counted, fail, in_words, printable
+
+if TYPE_CHECKING:
+    from ..fleet import DeadLetter, Fleet, WorkerInfo
 
 app = typer.Typer(help="Look after a fleet of workers on NATS.", no_args_is_help=True)
 dead = typer.Typer(help="Look at prompts that were given up, and put them back.", no_args_is_help=True)
 app.add_typer(dead, name="dead")
 
-_CODES = f"Exit codes: 0 done; 1 there is no such prompt; {OTHER_CODES}."
+_CODES = f"Exit codes: 0 done; {OTHER_CODES}."
+_DEAD_CODES = f"Exit codes: 0 done; 1 there is no such dead letter; {OTHER_CODES}."
 
-JobId = Annotated[str, typer.Argument(metavar="JOB_ID", help="The job, as 'dead list' shows it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+_PATIENCE = 10.0  # seconds for a broker that goes away meanwhile
+
+JobId = Annotated[str, typer.Argument(metavar="JOB_ID", help="The job, as 'acomfy fleet dead list' shows it.")]
+JobIds = Annotated[
+    list[str], typer.Argument(metavar="JOB_ID...", help="The jobs, as 'acomfy fleet dead list' shows them.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON object a line.")]
 
 
 @app.command(epilog=_CODES)
+@with_broker
 def status(
-    nats: Nats = None,
-    name: Name = "acomfy",
+    broker: BrokerOptions,
     group: Annotated[str, typer.Option(metavar="NAME", help="Whose workers.")] = "default",
     as_json: AsJson = False,
-    creds: Creds = None,
-    nkey: NKey = None,
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
 ) -> None:
-    """Show the workers of a group, what they do, and how much waits."""
+    """Show the workers of a group, what they do, and how much is in the queue (of all groups)."""
 
-    async def show(fleet: Any) -> None:
-        waiting = await fleet.waiting()
-        workers = await fleet.workers()
+    async def show(fleet: Fleet) -> None:
+        in_queue, infos = await asyncio.gather(fleet.waiting(), fleet.workers())
         if as_json:
-            for info in workers:
-                print(json.dumps({field: getattr(info, field) for field in info.__slots__}))
-            print(json.dumps({"waiting": waiting}))
+            for info in infos:
+                print(json.dumps({"type": "worker", **asdict(info)}))
+            print(json.dumps({"type": "queue", "prompts": in_queue}))
             return
-        for info in workers:
-            warm = f", {info.warm} warm" if info.warm else ""
-            print(printable(f"{info.server}  {info.state}, {info.done} done{warm}  ({info.worker})"))
-        print(f"{counted(len(workers), 'server')}, {counted(waiting, 'prompt')} in the queue")
+        for line in aligned(map(_about, infos)):
+            print(line)
+        if not infos:
+            print(f"no worker of the group {group} answers; 'acomfy worker --group {group}' runs one")
+        print(f"{counted(len(infos), 'server')}, {counted(in_queue, 'prompt')} in the queue")
 
-    _with_fleet(show, nats, name, group, connect_options(creds, nkey, tls_ca, tls_cert, tls_key))
+    _with_fleet(show, broker, group)
+
+
+def _about(info: WorkerInfo) -> Sequence[str]:
+    doing = f"{info.state} ({len(info.running)})" if len(info.running) > 1 else info.state
+    return info.server, doing, f"{info.done} done", info.warm or "-", info.worker
+
+
+def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Write rows in columns; what a terminal would take for an order is escaped."""
+    texts = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*texts, strict=True)]
+    return [
+        "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in texts
+    ]
+
+
+# --- What was given up -----------------------------------------------------------------------------------------------
 
 
 @dead.command("list", epilog=_CODES)
-def list_dead(
-    nats: Nats = None,
-    name: Name = "acomfy",
-    as_json: AsJson = False,
-    creds: Creds = None,
-    nkey: NKey = None,
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-) -> None:
+@with_broker
+def list_dead(broker: BrokerOptions, as_json: AsJson = False) -> None:
     """List what was given up, the oldest first, with the reason."""
 
-    async def show(fleet: Any) -> None:
+    async def show(fleet: Fleet) -> None:
         letters = await fleet.dead_letters()
         for letter in letters:
-            if as_json:
-                about = {
-                    field: getattr(letter, field) for field in ("job_id", "group", "error", "reason", "server", "at")
-                }
-                print(json.dumps(about))
-            else:
-                when = datetime.fromtimestamp(letter.at).isoformat(sep=" ", timespec="seconds")
-                print(printable(f"{letter.job_id}  {when}  {letter.group}  {letter.error}: {letter.reason}"))
+            print(json.dumps(_members(letter)) if as_json else printable(_line(letter)))
         if not letters and not as_json:
             print("nothing was given up")
 
-    _with_fleet(show, nats, name, "default", connect_options(creds, nkey, tls_ca, tls_cert, tls_key))
+    _with_fleet(show, broker)
 
 
-@dead.command(epilog=_CODES)
-def show(
-    job_id: JobId,
-    nats: Nats = None,
-    name: Name = "acomfy",
-    creds: Creds = None,
-    nkey: NKey = None,
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-) -> None:
-    """Print the workflow of one, as JSON."""
-
-    async def act(fleet: Any) -> None:
-        print((await fleet.dead_workflow(job_id)).decode("utf-8", "replace"))
-
-    _with_fleet(act, nats, name, "default", connect_options(creds, nkey, tls_ca, tls_cert, tls_key), job_id)
+def _members(letter: DeadLetter) -> dict[str, Any]:
+    return {name: getattr(letter, name) for name in ("job_id", "group", "error", "reason", "server", "at")}
 
 
-@dead.command(epilog=_CODES)
-def requeue(
-    job_id: JobId,
-    nats: Nats = None,
-    name: Name = "acomfy",
-    creds: Creds = None,
-    nkey: NKey = None,
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-) -> None:
-    """Put one back into the queue."""
-
-    async def act(fleet: Any) -> None:
-        await fleet.requeue(job_id)
-        print(f"{job_id} waits in the queue again")
-
-    _with_fleet(act, nats, name, "default", connect_options(creds, nkey, tls_ca, tls_cert, tls_key), job_id)
+def _line(letter: DeadLetter) -> str:
+    when = datetime.fromtimestamp(letter.at).isoformat(sep=" ", timespec="seconds")
+    return f"{letter.job_id}  {when}  {letter.group}  {letter.error}: {letter.reason}".replace("\n", " ")
 
 
-@dead.command(epilog=_CODES)
-def drop(
-    job_id: JobId,
-    nats: Nats = None,
-    name: Name = "acomfy",
-    creds: Creds = None,
-    nkey: NKey = None,
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-) -> None:
-    """Remove one for good."""
+@dead.command(epilog=_DEAD_CODES)
+@with_broker
+def show(job_id: JobId, broker: BrokerOptions) -> None:
+    """Print the workflow of one, in API format; on stderr why it was given up."""
 
-    async def act(fleet: Any) -> None:
-        await fleet.drop(job_id)
-        print(f"{job_id} is gone")
+    async def act(fleet: Fleet) -> None:
+        workflow = await fleet.dead_workflow(job_id)
+        for letter in await fleet.dead_letters():
+            if letter.job_id == job_id:
+                print(printable(f"acomfy: {_line(letter)}"), file=sys.stderr)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # JSON is, whatever the terminal speaks
+        print(Workflow.load(workflow).to_json())
 
-    _with_fleet(act, nats, name, "default", connect_options(creds, nkey, tls_ca, tls_cert, tls_key), job_id)
+    _with_fleet(act, broker)
 
 
-def _with_fleet(
-    act: Callable[[Any], Awaitable[None]],
-    nats: str | None,
-    name: str,
-    group: str,
-    options: dict[str, Any],
-    job_id: str = "",
-) -> None:
+@dead.command(epilog=_DEAD_CODES)
+@with_broker
+def requeue(job_ids: JobIds, broker: BrokerOptions) -> None:
+    """Put some back into the queue."""
+
+    async def act(fleet: Fleet) -> None:
+        for job_id in job_ids:
+            await fleet.requeue(job_id)
+            print(f"{job_id} waits in the queue again", flush=True)
+
+    _with_fleet(act, broker)
+
+
+@dead.command(epilog=_DEAD_CODES)
+@with_broker
+def drop(job_ids: JobIds, broker: BrokerOptions) -> None:
+    """Remove some for good."""
+
+    async def act(fleet: Fleet) -> None:
+        for job_id in job_ids:
+            await fleet.drop(job_id)
+            print(f"{job_id} is gone", flush=True)
+
+    _with_fleet(act, broker)
+
+
+def _with_fleet(act: Callable[[Fleet], Awaitable[None]], broker: BrokerOptions, group: str = "default") -> None:
     """Do something with a fleet, and say what is wrong."""
-    from ..fleet import Fleet
-
-    async def run() -> None:
-        async with Fleet(nats_urls(nats), name=name, group=group, unreachable_timeout=10.0, **options) as fleet:
-            await act(fleet)
-
+    accept_any_text()
     with in_words():
+        from ..fleet import Fleet
+
+        async def run() -> None:
+            async with Fleet(
+                broker.servers, name=broker.name, group=group, unreachable_timeout=_PATIENCE, **broker.options
+            ) as fleet:
+                await act(fleet)
+
         try:
             asyncio.run(run())
         except ValueError as exc:
-            fail(FAILED, exc)
-        except KeyError:
-            fail(FAILED, f"there is no dead letter of the job {job_id!r}; 'acomfy fleet dead list' shows them")
+            raise UsageError(str(exc)) from None
+        except KeyError as exc:
+            fail(FAILED, f"there is no dead letter of the job {exc}; 'acomfy fleet dead list' shows them")

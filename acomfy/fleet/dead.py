@@ -13,6 +13,7 @@ from nats.js.api import RawStreamMsg
 
 from ..errors import WorkflowError
 from .broker import Broker
+from .names import check_token
 from .records import Records
 
 REASON, ERROR, SERVER, SUBJECT = "Acomfy-Reason", "Acomfy-Error", "Acomfy-Server", "Acomfy-Subject"
@@ -72,7 +73,9 @@ class DeadLetters:
 
         Raises:
             KeyError: There is none of that job.
+            ValueError: That is no id; ``*`` would mean any.
         """
+        check_token("job_id", job_id)
         message = await self._read(self._broker.names.any_dead_letter(job_id), 1)
         if message is None:
             raise KeyError(job_id)

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 
 from .report import Row, as_json, markdown, table
-from .rows import core, latency, memory, pool, stall, startup, throughput, transfer
+from .rows import core, fleet, latency, memory, pool, stall, startup, throughput, transfer
 from .scale import FULL, Scale
 
 FAMILIES: dict[str, Callable[[Scale], Iterator[Row]]] = {
-    module.FAMILY: module.rows for module in (throughput, latency, transfer, core, memory, stall, pool, startup)
+    module.FAMILY: module.rows for module in (throughput, latency, transfer, core, memory, stall, pool, fleet, startup)
 }
 
 

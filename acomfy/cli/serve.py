@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,6 +49,14 @@ def serve(
             metavar="DIR", file_okay=False, help="Where SaveImage saves; without it a directory that goes at the end."
         ),
     ] = None,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            dir_okay=False,
+            help="Append to a file what becomes of each prompt, as it happens, one JSON object a line.",
+        ),
+    ] = None,
 ) -> None:
     """Serve a simulated ComfyUI until Ctrl-C: a server without a GPU, for trying things out."""
     from ..simulator import SimulatedServer
@@ -59,14 +67,30 @@ def serve(
     options: dict[str, Any] = {"host": host, "step_time": step_time, "version": version, "latency": latency}
     ports = [port and port + number for number in range(count)]
     try:
-        servers = [SimulatedServer(**options, port=one, output_dir=output_dir) for one in ports]
-        for server in servers:
-            switch_on(server, faults or ())
-        asyncio.run(_serve(servers))
+        with _appending(ledger) as write_ledger:
+            options |= {"output_dir": output_dir, "write_ledger": write_ledger}
+            servers = [SimulatedServer(**options, port=one) for one in ports]
+            for server in servers:
+                switch_on(server, faults or ())
+            asyncio.run(_serve(servers))
     except (ValueError, UsageError) as exc:
         fail(USAGE, exc)
     except OSError as exc:
         fail(FAILED, f"cannot listen on {host} port {port}: {exc.strerror or exc}")
+
+
+@contextmanager
+def _appending(path: Path | None) -> Iterator[Callable[[str], object] | None]:
+    """Open a file for lines, each of which is there at once, even if the process is killed then."""
+    if path is None:
+        yield None
+        return
+    try:
+        file = path.open("a", encoding="utf-8", buffering=1)
+    except OSError as exc:
+        raise UsageError(f"--ledger: cannot write {str(path)!r}: {exc.strerror}") from None
+    with file:
+        yield file.write
 
 
 async def _serve(servers: list[SimulatedServer]) -> None:

@@ -11,7 +11,7 @@ from .cache import CacheMode
 from .clock import Clock, VirtualClock
 from .cloud import Cloud
 from .faults import Faults, Lasting
-from .ledger import Entry, Ledger, ProducedImage
+from .ledger import Entry, Ledger, ProducedImage, read_ledgers
 from .nodes import Batch, ExecutionBlocker, Interrupted, Node, NodeContext, NodeResult, OutOfMemoryError
 from .scripting import Script
 from .server import SimulatedServer
@@ -35,4 +35,5 @@ __all__ = [
     "Script",
     "SimulatedServer",
     "VirtualClock",
+    "read_ledgers",
 ]

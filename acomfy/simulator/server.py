@@ -21,7 +21,7 @@ from .execution import Executor
 from .faults import Faults
 from .files import Folders
 from .image_nodes import image_nodes
-from .ledger import Ledger
+from .ledger import Ledger, WrittenLedger
 from .media_nodes import media_nodes
 from .model_nodes import CHECKPOINTS, LORAS, model_nodes
 from .nodes import Inputs, Node, check_declaration
@@ -71,6 +71,7 @@ class SimulatedServer:
         multi_user: As with ``--multi-user``: user data belongs to the user whom the ``comfy-user`` header names.
         assets: As with ``--enable-assets``: the server knows files by their content and tags.
         cloud: Behave like Comfy Cloud; see `Cloud`.
+        write_ledger: Gets what is entered into the ledger at once, as a line of JSON; `read_ledgers` reads them.
 
     Attributes:
         prompts: The body of every ``POST /prompt`` that was queued, in order.
@@ -107,6 +108,7 @@ class SimulatedServer:
         multi_user: bool = False,
         assets: bool = False,
         cloud: Cloud | None = None,
+        write_ledger: Callable[[str], object] | None = None,
     ) -> None:
         self.host = host
         self.port = port
@@ -117,7 +119,7 @@ class SimulatedServer:
         self.uploads: list[dict[str, Any]] = []
         self.requests: Counter[tuple[str, str]] = Counter()
         self.response_bytes: Counter[tuple[str, str]] = Counter()
-        self.ledger = Ledger()
+        self.ledger = Ledger() if write_ledger is None else WrittenLedger(write_ledger, lambda: self.url)
         self.number = 0
         self.models: dict[str, list[str]] = {folder: [] for folder in _MODEL_FOLDERS}
         self.models["checkpoints"] += CHECKPOINTS

@@ -58,6 +58,7 @@ def read_addresses(servers: str | Sequence[str]) -> Addresses:
 def _parsed(url: object) -> SplitResult:
     if not isinstance(url, str):
         raise ValueError(f"an address of NATS is a string, not {type(url).__name__}")
+    parts = urlsplit("")
     try:
         parts = urlsplit(url if "://" in url else f"nats://{url}")
         known = parts.scheme in _SCHEMES and bool(parts.hostname) and parts.port != 0

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+
+import nats.errors
 
 from ..errors import AcomfyError, JobLost, NoServerAvailable
 from ..verdict import JobState
 from .broker import Broker
+from .following import Following
 from .job import FleetJob
 from .records import Records
 from .wire import Outcome, write_outcome
@@ -30,100 +32,106 @@ class Attending:
     """Attend to the live jobs of one fleet.
 
     Args:
-        live: The live jobs, by job_id.
-        settle: Takes an outcome as it was written.
-        unreachable_timeout, unavailable_timeout: As for `Fleet`.
+        following: The live jobs.
+        lease, unreachable_timeout, unavailable_timeout: As for `Fleet`.
     """
 
     def __init__(
         self,
         broker: Broker,
         records: Records,
-        live: Mapping[str, FleetJob],
+        following: Following,
         *,
-        settle: Callable[[str, bytes], None],
+        lease: float,
         unreachable_timeout: float,
         unavailable_timeout: float | None,
     ) -> None:
         self._broker = broker
         self._records = records
-        self._live = live
-        self._settle = settle
+        self._following = following
+        self._lease = lease
         self._unreachable_timeout = unreachable_timeout
         self._unavailable_timeout = unavailable_timeout
         self._connected_at = 0.0
+        self._manned: dict[str, float] = {}
 
     async def run(self) -> None:
         """Look now and then, until this is cancelled."""
         clock = asyncio.get_running_loop().time
         self._connected_at = clock()
-        every = _EVERY if self._unavailable_timeout is None else min(_EVERY, max(self._unavailable_timeout / 4, 0.1))
+        patience = self._unreachable_timeout
+        if self._unavailable_timeout is not None:
+            patience = min(patience, max(self._unavailable_timeout, 0.4))
         while True:
-            await asyncio.sleep(min(every, self._unreachable_timeout / 4))
+            await asyncio.sleep(min(_EVERY, patience / 4))
             try:
                 if self._broker.connected:
                     self._connected_at = clock()
                     await self._look(clock())
                 elif clock() - self._connected_at >= self._unreachable_timeout:
                     self._give_up()
-            except AcomfyError as exc:
+            except (AcomfyError, nats.errors.Error, OSError) as exc:
                 logger.debug("the live jobs were not looked at: %s", exc)
 
     def _give_up(self) -> None:
-        for job in list(self._live.values()):
+        for job in self._following:
             if job.seq:
-                self._end(job, JobLost(job.prompt_id, "unreachable"), JobState.LOST)
+                self._following.end(job, JobLost(job.prompt_id, "unreachable"), JobState.LOST)
 
     async def _look(self, now: float) -> None:
-        quiet = [
-            job for job in self._live.values() if job.seq and now - max(job.checked_at, job.posted_at or now) > _QUIET
-        ]
+        queued = [(job, job.posted_at) for job in self._following if job.seq and job.posted_at is not None]
+        quiet = [job for job, posted_at in queued if now - max(job.checked_at, posted_at) > _QUIET]
         quiet.sort(key=lambda job: job.checked_at)
         for job in quiet[:_AT_ONCE]:
             job.checked_at = now
             await self.look_at(job)
+            if not job.done() and not job.server:  # it waits: is there somebody whom a worker could ask for it?
+                self._broker.forget_lane(job.lane)
+                await self._broker.ensure_lane(job.lane, self._lease)
         if self._unavailable_timeout is not None:
-            await self._look_for_workers(now, self._unavailable_timeout)
+            await self._look_for_workers(queued, self._unavailable_timeout)
 
     async def look_at(self, job: FleetJob) -> None:
-        """Look whether a job is in the queue, or has an outcome.
+        """Look whether a job has an outcome, or is in the queue.
 
         Raises:
             ServerUnreachable, BrokerError: The broker did not say.
         """
         for certain in (False, True):
-            if job.seq and await self._records.is_queued(job.seq):
-                return
+            # In this order: what is written after this look is heard.
             written = await self._records.outcome(job.job_id)
             if written is not None:
-                self._settle(job.job_id, written)
-            if written is not None or job.done():
+                return self._following.settle_written(job.job_id, written)
+            if job.done() or (job.seq and await self._records.is_queued(job.seq)):
                 return
             if not certain:
-                await asyncio.sleep(_CERTAIN_AFTER)  # a worker may be about to write it
-        self._end(job, JobLost(job.prompt_id, "deleted"), JobState.LOST)
+                await asyncio.sleep(_CERTAIN_AFTER)  # an outcome may have been written between the two looks
+        if not job.done():
+            self._following.end(job, JobLost(job.prompt_id, "deleted"), JobState.LOST)
 
-    async def _look_for_workers(self, now: float, patience: float) -> None:
-        """End what waits for a group of workers of which none is there."""
-        waiting: dict[str, list[FleetJob]] = {}
-        for job in self._live.values():
-            if job.seq and not job.server and now - (job.posted_at or now) >= patience:
-                waiting.setdefault(job.group, []).append(job)
+    # --- Workers -----------------------------------------------------------------------------------------------------
+
+    async def _look_for_workers(self, queued: list[tuple[FleetJob, float]], patience: float) -> None:
+        """End what waits for a group of workers of which none was there for long."""
+        clock = asyncio.get_running_loop().time
+        waiting: dict[str, list[tuple[FleetJob, float]]] = {}
+        for job, posted_at in queued:
+            if not job.server and not job.done():
+                waiting.setdefault(job.group, []).append((job, posted_at))
         for group, jobs in waiting.items():
-            if await ask_workers(self._broker, self._broker.names.ping(group), wait=0.5):
-                continue
-            for job in jobs:
-                await self._end_unavailable(job)
+            subject = self._broker.names.ping(group)
+            if await ask_workers(self._broker, subject, wait=min(0.5, patience), enough=1):
+                self._manned[group] = clock()
+            manned = self._manned.get(group, float("-inf"))
+            for job, posted_at in jobs:
+                if clock() - max(posted_at, manned) >= patience:
+                    await self._end_unavailable(job)
 
     async def _end_unavailable(self, job: FleetJob) -> None:
+        if job.server or job.done():
+            return  # meanwhile somebody took it
         error = NoServerAvailable(f"no worker of the group {job.group!r} is there; start one: acomfy worker")
-        outcome = Outcome(job.job_id, job.prompt_id, JobState.FAILED, error)
-        written = write_outcome(outcome)
+        written = write_outcome(Outcome(job.job_id, job.prompt_id, JobState.FAILED, error))
         if await self._records.conclude(job.client_id, job.job_id, written):
-            await self._records.withdraw(job.job_id)
-            self._settle(job.job_id, written)
-
-    def _end(self, job: FleetJob, error: AcomfyError, state: JobState) -> None:
-        if isinstance(self._live, dict):
-            self._live.pop(job.job_id, None)
-        job.settle(error, state)
+            await self._records.withdraw(job.subject)
+            self._following.settle_written(job.job_id, written)

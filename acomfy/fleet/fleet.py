@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
@@ -11,25 +10,24 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-import nats.errors
-from nats.aio.msg import Msg
+from nats.js import errors as js_errors
 
 from ..client import OnLost, encoded, prompt_options, tracked, unsendable
 from ..concurrency import Tasks
-from ..errors import AcomfyError, ClientClosed, JobCancelled, JobStalled, WorkflowError
+from ..errors import AcomfyError, ClientClosed, JobCancelled, WorkflowError
 from ..job import Job, PromptOptions
 from ..mapping import Feed, Workflows
 from ..placement import read_need
-from ..result import Output, Result
-from ..router import TrackedPrompt
+from ..result import DownloadObserver, Output, Result
 from ..snapshots import Snapshots
 from ..verdict import JobState
 from ..workflow import EncodedGraph, Graph, Workflow
+from .attaching import Attaching
 from .attending import Attending
 from .broker import Broker
+from .cancelling import Cancelling
 from .dead import DeadLetter, DeadLetters
-from .hearing import Hearing
-from .inbox import Inbox
+from .following import Following
 from .job import FleetJob
 from .names import Lane, Names, check_token, lane_of
 from .posting import Posting
@@ -37,12 +35,13 @@ from .records import Records
 from .results import Results
 from .store import FileStore
 from .streams import Keeping
-from .wire import Order, Outcome, read_order
+from .wire import read_order
 from .workers import WorkerInfo, ask_workers
 
 logger = logging.getLogger(__name__)
 
 _POST = "acomfy-post"
+_READY_PAUSE = 0.2
 _LARGEST_GRAPH = 1 << 30
 
 
@@ -114,40 +113,45 @@ class Fleet:
         self._group = check_token("group", group)
         self._names = Names(name)
         self._stream_classes = frozenset(stream_classes)
-        self._lease = lease
         self._connect_timeout = connect_timeout
         self._cancel_timeout = cancel_timeout
-        self._patience = unreachable_timeout
         self._broker = Broker(servers, self._names, keeping or Keeping(), options)
-        self._records = Records(self._broker, patience=unreachable_timeout)
-        self._dead = DeadLetters(self._broker, self._records, patience=unreachable_timeout)
+        records = Records(self._broker, patience=unreachable_timeout)
+        files = FileStore(self._broker, self._names.files)
+        place = f"the fleet {name} at {self._broker.shown}"
         self._tasks = Tasks()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Task[None] | None = None
         self._snapshots = Snapshots()
-        self._live: dict[str, FleetJob] = {}
-        self._wishes: dict[FleetJob, asyncio.Task[None]] = {}
-        self._inboxes: dict[str, Inbox] = {}
-        self._job_observers: list[Callable[[Job], object]] = []
-        self._changes = 0
-        self._pulses: set[asyncio.Event] = set()
-        files = FileStore(self._broker, self._names.files)
         self._inputs = FileStore(self._broker, self._names.inputs)
-        place = f"the fleet {name} at {self._broker.shown}"
         self._results = Results(files, place, client_options or {}, max_requests=max_requests)
+        self._following = Following(self._broker, self._results, self._spawn)
         self._posting = Posting(self._broker, self._inputs, lease=lease, patience=unreachable_timeout)
-        self._hearing = Hearing(self._broker, self._spawn)
+        self._cancelling = Cancelling(
+            self._broker, records, self._following, self._spawn, cancel_timeout=cancel_timeout
+        )
         self._attending = Attending(
             self._broker,
-            self._records,
-            self._live,
-            settle=self._settle_written,
+            records,
+            self._following,
+            lease=lease,
             unreachable_timeout=unreachable_timeout,
             unavailable_timeout=unavailable_timeout,
         )
+        self._attaching = Attaching(
+            self._broker,
+            records,
+            self._following,
+            self._attending,
+            self,
+            check_open=self._open,
+            group=self._group,
+            connect_timeout=connect_timeout,
+        )
+        self._dead = DeadLetters(self._broker, records, patience=unreachable_timeout)
 
     def __repr__(self) -> str:
-        return f"<Fleet {self._names.name} at {self._broker.shown}, {len(self._live)} live jobs>"
+        return f"<Fleet {self._names.name} at {self._broker.shown}, {len(self._following)} live jobs>"
 
     # --- Opening and closing -----------------------------------------------------------------------------------------
 
@@ -169,8 +173,7 @@ class Fleet:
             self._loop = loop
             self._broker.open()
             self._spawn(self._attending.run())
-            self._spawn(self._hear_of_starts())
-            self._inbox(self.client_id)
+            self._following.hear(self.client_id)
         elif self._loop is not loop:
             raise RuntimeError("a Fleet belongs to the event loop of its first use; make another one for this loop")
 
@@ -185,48 +188,57 @@ class Fleet:
         await asyncio.wait([self._closing])
 
     async def _close(self) -> None:
-        for job in list(self._live.values()):
-            if job.cancel_on_close:
-                self._wish(job)
-            self._live.pop(job.job_id, None)
-            job.settle(ClientClosed("the fleet is closed"), job.state)
-        wishes = [*self._wishes.values(), *(task for task in self._tasks if task.get_name() == _POST)]
-        if wishes:
-            await asyncio.wait(wishes, timeout=self._cancel_timeout)
-        while self._tasks:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._results.aclose()
-        await self._broker.aclose()
+        try:
+            for job in self._following:
+                if job.cancel_on_close:
+                    self._wish(job)
+                self._following.let_go(job, ClientClosed("the fleet is closed"))
+            posting = [task for task in self._tasks if task.get_name() == _POST]
+            if waiting := [*self._cancelling.wishes, *posting]:
+                await asyncio.wait(waiting, timeout=self._cancel_timeout)
+            while self._tasks:  # one that ends may have started another
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._results.aclose()
+        finally:
+            await self._broker.aclose()
 
     async def wait_ready(self, workers: int = 0) -> None:
-        """Wait until the broker can be used, and so many workers of this group are there.
+        """Wait until the broker can be used, and so many servers of this group take prompts.
 
         Put ``asyncio.timeout`` around it; cancelling it is safe.
 
         Raises:
             ServerUnreachable: The broker refuses the credentials.
+            BrokerError: It refuses what a fleet needs.
             ClientClosed: The fleet is closed.
         """
         self._open()
         await self._broker.ready(None)
-        while workers and len(await self.workers()) < workers:
+        while workers:
+            infos = await self._ask(self._group, 0.5, enough=workers)
+            if sum(info.takes_prompts for info in infos) >= workers:
+                break
+            await asyncio.sleep(_READY_PAUSE)
             self._open()
 
     async def workers(self, group: str | None = None, *, wait: float = 0.5) -> list[WorkerInfo]:
-        """Ask which workers are there, and what they do.
+        """Ask which servers are there, of all workers of a group, and what they do.
 
         Args:
             group: Which ones; None: those of the fleet's own group.
             wait: Seconds in which answers are taken.
 
         Raises:
-            ServerUnreachable, ClientClosed: The broker cannot be asked.
+            ServerUnreachable, BrokerError, ClientClosed: The broker cannot be asked.
         """
         self._open()
         await self._broker.ready(self._connect_timeout)
-        return await ask_workers(self._broker, self._names.ping(group or self._group), wait=wait)
+        return await self._ask(self._group if group is None else check_token("group", group), wait)
+
+    async def _ask(self, group: str, wait: float, enough: int | None = None) -> list[WorkerInfo]:
+        return await ask_workers(self._broker, self._names.ping(group), wait=wait, enough=enough)
 
     async def waiting(self) -> int:
         """Count what is in the queue: what waits, and what runs, of all groups.
@@ -284,8 +296,7 @@ class Fleet:
         try:
             return await job
         except BaseException:
-            if not job.done() or isinstance(job.exception(), JobStalled):
-                self._wish(job)
+            self._wish(job)
             raise
 
     def submit(
@@ -377,24 +388,24 @@ class Fleet:
         self._open()
         prompt = tracked(graph.json, frozenset(graph.streams), options)
         job = FleetJob(prompt, options, self, index, client_id=self.client_id, lane=lane, graph=graph)
-        for observer in self._job_observers:
-            observer(job)
-        self._live[job.job_id] = job
+        self._following.add(job)
         job.posting = self._spawn(self._post(job), name=_POST)
         return job
 
     async def _post(self, job: FleetJob) -> None:
         """Put a job into the queue; what goes wrong is its outcome."""
         try:
-            if not self._inboxes[self.client_id].begun.is_set():
-                await self._broker.ready(self._connect_timeout)
-                await self._inboxes[self.client_id].begun.wait()
+            await self._following.hear(self.client_id).begin(self._connect_timeout)
             await self._posting.post(job)
             job.posted_at = asyncio.get_running_loop().time()
-        except AcomfyError as exc:
-            self._end(job, exc, JobState.CANCELLED if isinstance(exc, JobCancelled) else JobState.FAILED)
-        except Exception as exc:  # a bug of ours, or nats-py's: nobody may wait for ever
-            self._end(job, exc, JobState.FAILED)
+        except asyncio.CancelledError:
+            self._following.end(job, JobCancelled(job.job_id), JobState.CANCELLED)
+            raise
+        except Exception as exc:
+            if not isinstance(exc, AcomfyError):  # a bug of ours, or nats-py's: nobody may wait for ever
+                logger.exception("%s was not put into the queue", job)
+            job.uploading = False
+            self._following.end(job, exc, JobState.FAILED)
         finally:
             job.posting = None
 
@@ -412,43 +423,12 @@ class Fleet:
             ServerUnreachable, BrokerError, ClientClosed: The broker cannot be asked.
         """
         self._open()
-        check_token("job_id", job_id)
-        known = self._live.get(job_id)
-        if known is not None:
-            return known
-        await self._broker.ready(self._connect_timeout)
-        order, seq = None, 0
-        found = await self._records.order(job_id)
-        if found is not None:
-            order, seq = read_order(found[0]), found[1]
-            await self._inbox(order.client_id).begun.wait()
-        self._open()
-        if (known := self._live.get(job_id)) is not None:
-            return known
-        job = self._attached(job_id, order, seq)
-        await self._attending.look_at(job)
-        return job
-
-    def _attached(self, job_id: str, order: Order | None, seq: int) -> FleetJob:
-        graph = order.graph if order is not None and isinstance(order.graph, bytes) else b"{}"
-        streams = frozenset(order.streams if order is not None else ())
-        group, priority = (order.group, order.priority) if order is not None else (self._group, 0)
-        job = FleetJob(
-            TrackedPrompt(job_id, graph, streams),
-            PromptOptions() if order is None else order.options,
-            self,
-            None,
-            client_id=self.client_id if order is None else order.client_id,
-            lane=Lane.of(group, priority),
-        )
-        job.seq, job.posted_at = seq, asyncio.get_running_loop().time()
-        self._live[job_id] = job
-        return job
+        return await self._attaching.attach(self.client_id, job_id)
 
     @property
     def jobs(self) -> tuple[FleetJob, ...]:
         """The jobs whose outcome is not known yet."""
-        return tuple(self._live.values())
+        return tuple(self._following)
 
     async def dead_letters(self) -> list[DeadLetter]:
         """Give what was given up, the oldest first: orders that were lost with their servers too often.
@@ -485,68 +465,13 @@ class Fleet:
 
     def on_job(self, observer: Callable[[Job], object]) -> Callable[[], None]:
         """Have a function called with every job as it begins; as `Client.on_job`."""
-        self._job_observers.append(observer)
-        return partial(self._job_observers.remove, observer)
+        self._following.observers.append(observer)
+        return partial(self._following.observers.remove, observer)
 
-    # --- What comes over the broker ----------------------------------------------------------------------------------
-
-    def _inbox(self, client_id: str) -> Inbox:
-        """Begin to read the outcomes of a submitter's orders, once."""
-        inbox = self._inboxes.get(client_id)
-        if inbox is None:
-            inbox = self._inboxes[client_id] = Inbox(self._broker, client_id, self._settle_written)
-            self._spawn(inbox.run())
-        return inbox
-
-    def _settle_written(self, job_id: str, written: bytes) -> None:
-        """Take an outcome as it was written; those of jobs that nobody here waits for are passed over."""
-        job = self._live.get(job_id)
-        if job is not None:
-            self._results.read(written, lambda outcome: self._settle(job, outcome), self._spawn)
-
-    def _settle(self, job: FleetJob, outcome: Outcome | AcomfyError) -> None:
-        if isinstance(outcome, AcomfyError):  # it cannot be read
-            return self._end(job, outcome, JobState.LOST)
-        self._follow(job, outcome.prompt_id, outcome.attempt, outcome.server, outcome.worker)
-        job.warnings = outcome.warnings
-        if isinstance(outcome.value, BaseException):
-            self._end(job, outcome.value, outcome.state)
-        else:
-            self._end(job, self._results.result(job, outcome, outcome.value), JobState.COMPLETED)
-
-    def _end(self, job: FleetJob, outcome: Result | BaseException, state: JobState) -> None:
-        self._live.pop(job.job_id, None)
-        job.graph = None
-        job.settle(outcome, state)
-        self._queue_changed()
-
-    def _follow(self, job: FleetJob, prompt_id: str, attempt: int, server: str, worker: str) -> None:
-        """Note where a job is now, and under which id."""
-        job.server, job.worker = server, worker
-        if prompt_id != job.prompt_id:
-            old = job.prompt
-            job.begin_again(TrackedPrompt(prompt_id, old.graph, old.stream_nodes, old.targets))
-            self._hearing.replaced(job, old)
-        job.attempt = max(attempt, 1)
-
-    async def _hear_of_starts(self) -> None:
-        async def started(message: Msg) -> None:
-            said = json.loads(message.data)
-            job = self._live.get(str(said.get("id")))
-            if job is not None:
-                self._follow(job, str(said["prompt_id"]), int(said["attempt"]), str(said["server"]), said["worker"])
-                if said.get("running"):
-                    job.prompt.state = JobState.IN_PROGRESS
-                self._queue_changed()
-                job.pulse()
-
-        await self._broker.listen(self._names.started(self.client_id), started)
-
-    def _queue_changed(self) -> None:
-        self._changes += 1
-        pulses, self._pulses = self._pulses, set()
-        for pulse in pulses:
-            pulse.set()
+    def on_download(self, observer: DownloadObserver) -> Callable[[], None]:
+        """Have a context entered around every reading of an output; as `Client.on_download`."""
+        self._results.observers.append(observer)
+        return partial(self._results.observers.remove, observer)
 
     # --- What a job asks of its owner --------------------------------------------------------------------------------
 
@@ -555,58 +480,11 @@ class Fleet:
         self._open()
         if not isinstance(job, FleetJob) or job.done():
             return isinstance(job.exception(), JobCancelled)
-        wish = self._wish(job)
-        try:
-            async with asyncio.timeout(self._cancel_timeout):
-                if wish is not None:
-                    await asyncio.wait([wish])
-                await job.settled()
-        except TimeoutError:
-            job.cancel_note = job.cancel_note or "neither the broker nor a worker confirmed it in time"
-            return False
-        return isinstance(job.exception(), JobCancelled)
+        return await self._cancelling.cancel(job)
 
-    def _wish(self, job: Job) -> asyncio.Task[None] | None:
-        """Have a job cancelled. Never waits."""
-        if not isinstance(job, FleetJob) or (job.done() and not isinstance(job.exception(), ClientClosed | JobStalled)):
-            return None
-        job.cancel_requested = True
-        wish = self._wishes.get(job)
-        if wish is None:
-            if job.posting is not None and not job.seq:
-                job.uploading = True  # nothing is in the queue before its files are stored
-                job.stop_uploading()
-            wish = self._wishes[job] = self._spawn(self._cancel(job))
-            wish.add_done_callback(lambda _: self._wishes.pop(job, None))
-        return wish
-
-    async def _cancel(self, job: FleetJob) -> None:
-        if job.posting is not None:
-            await asyncio.wait([job.posting])
-        if job.never_queued():
-            return
-        await self._records.wish_cancelled(job.job_id)
-        try:
-            await self._broker.nc.request(
-                self._names.cancel(job.job_id), b"", timeout=self._cancel_timeout + self._lease
-            )
-        except nats.errors.NoRespondersError:
-            await self._cancel_waiting(job)
-        except nats.errors.Error as exc:
-            job.cancel_note = f"its worker did not confirm it: {exc}"
-
-    async def _cancel_waiting(self, job: FleetJob) -> None:
-        """Cancel what no worker has at the moment. Whoever takes it later finds that out before running it."""
-        attempt, _ = await self._records.attempt(job.job_id)
-        error = JobCancelled(job.prompt_id)
-        outcome = Outcome(
-            job.job_id, job.prompt_id, JobState.CANCELLED, error, 0 if attempt is None else attempt.number
-        )
-        won = await self._records.conclude(job.client_id, job.job_id, self._results.write(outcome))
-        if won and attempt is None:
-            await self._records.withdraw(job.job_id)
-        if won and job.job_id in self._live:
-            self._end(job, error, JobState.CANCELLED)
+    def _wish(self, job: Job) -> None:
+        """Have a job cancelled that has not ended. Never waits."""
+        self._cancelling.wish(job)
 
     async def position(self, job: Job) -> int | None:
         """Count the prompts before a job, at the most; see `Job.position`. 0 when it runs.
@@ -619,7 +497,12 @@ class Fleet:
         if job.server:
             return 0
         stream, consumer = self._names.jobs, job.lane.consumer
-        info = await self._broker.persist(lambda js: js.consumer_info(stream, consumer), patience=self._connect_timeout)
+        try:
+            info = await self._broker.persist(
+                lambda js: js.consumer_info(stream, consumer), patience=self._connect_timeout
+            )
+        except js_errors.NotFoundError:  # it is made again when it is needed next
+            return None
         taken = info.delivered.stream_seq if info.delivered is not None else 0
         return max(min((info.num_pending or 0) - 1, job.seq - taken - 1), 0) if job.seq > taken else 0
 
@@ -630,12 +513,12 @@ class Fleet:
     def listeners_changed(self, job: FleetJob) -> None:
         """Note that somebody began to listen to a job, or ceased to."""
         if self._closing is None and self._loop is not None:
-            self._hearing.listeners_changed(job)
+            self._following.hearing.listeners_changed(job)
 
     def queue_changes(self) -> int:
         """Give a number that changes when one of this submitter's jobs began or ended."""
-        return self._changes
+        return self._following.changes
 
     def wake_at_queue_change(self, pulse: asyncio.Event) -> None:
         """Have an event set when one of this submitter's jobs begins or ends."""
-        self._pulses.add(pulse)
+        self._following.wake_at_change(pulse)

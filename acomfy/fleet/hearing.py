@@ -23,6 +23,7 @@ LISTENING_LASTS = 15.0
 """Seconds for which a worker takes it that somebody listens, after it was told so."""
 
 _SAID_EVERY = LISTENING_LASTS / 3
+_SAID_EVERY_BEFORE = 2 * LISTENING_LASTS
 
 
 class Hearing:
@@ -40,12 +41,17 @@ class Hearing:
 
     def listeners_changed(self, job: FleetJob) -> None:
         """Begin to listen to a job, or end it, as its own listeners want."""
-        change = self._changes.get(job)
-        if change is not None:
-            change.set()
+        if job in self._changes:
+            self.changed(job)
         elif job.prompt.listeners and not job.done():
             self._changes[job] = asyncio.Event()
             self._spawn(self._listen(job))
+
+    def changed(self, job: FleetJob) -> None:
+        """Note that a job is somewhere else, or is listened to by others."""
+        change = self._changes.get(job)
+        if change is not None:
+            change.set()
 
     def replaced(self, job: FleetJob, old: TrackedPrompt) -> None:
         """Note that a job follows another prompt now."""
@@ -67,7 +73,8 @@ class Hearing:
                 change.clear()
                 await self._broker.tell(names.listen(job.job_id))
                 try:
-                    async with asyncio.timeout(_SAID_EVERY):
+                    # Nobody hears it before a worker has the job, of which `changed` tells as a rule.
+                    async with asyncio.timeout(_SAID_EVERY if job.server else _SAID_EVERY_BEFORE):
                         await change.wait()
                 except TimeoutError:
                     pass

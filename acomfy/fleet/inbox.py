@@ -17,7 +17,7 @@ import nats.errors
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from ..errors import BrokerError, ServerError
+from ..errors import BrokerError, ServerError, ServerUnreachable
 from .broker import Broker
 
 logger = logging.getLogger(__name__)
@@ -41,13 +41,11 @@ class Inbox:
     Args:
         take: Called with a job_id and its outcome as it was written, in the order in which they were.
 
-    Attributes:
-        begun: Set once nothing can be missed any more.
     """
 
     def __init__(self, broker: Broker, client_id: str, take: Callable[[str, bytes], None]) -> None:
-        self.begun = asyncio.Event()
         self._broker = broker
+        self._begun = asyncio.Event()
         self._filter = f"$KV.{broker.names.outcomes}.{client_id}.*"
         self._stream = f"KV_{broker.names.outcomes}"
         self._take = take
@@ -55,17 +53,46 @@ class Inbox:
         self._pull = _Pull()
         broker.when_open(self._reopened)
 
+    async def begin(self, timeout: float | None) -> None:
+        """Wait until nothing can be missed any more, for so many seconds; None: for ever.
+
+        Raises:
+            ServerUnreachable, BrokerError, ClientClosed: The broker cannot be used.
+        """
+        if self._begun.is_set():
+            return
+        try:
+            async with asyncio.timeout(timeout):
+                await self._broker.ready(None)
+                await self._begun.wait()
+        except TimeoutError:
+            await self._broker.ready(0)  # says why, as a rule
+            raise ServerUnreachable(
+                self._broker.shown, "its streams do not answer", hint="has the cluster lost too many servers?"
+            ) from None
+
     async def run(self) -> None:
         """Read until this is cancelled."""
-        info = await self._broker.persist(lambda js: js.stream_info(self._stream), patience=None)
-        self._next = info.state.last_seq + 1
-        self.begun.set()
+        complained = False
         while True:
             try:
                 await self._read()
-            except (ServerError, nats.errors.Error, OSError) as exc:
+            except ServerError as exc:
+                logger.log(logging.DEBUG if complained else logging.WARNING, "no outcomes can be read: %s", exc)
+                complained = True
+            except (nats.errors.Error, OSError) as exc:
                 logger.debug("the outcomes are read anew: %r", exc)
             await asyncio.sleep(_PAUSE)
+
+    async def _look(self) -> None:
+        """Find where to begin: behind the last outcome, or where it was left off, if the stream still is the same."""
+        info = await self._broker.persist(lambda js: js.stream_info(self._stream), patience=None)
+        last = info.state.last_seq
+        if not self._begun.is_set():
+            self._next = last + 1
+        elif last + 1 < self._next:
+            self._next = 1  # the broker lost its disk, and the stream began anew
+        self._begun.set()
 
     def _reopened(self) -> None:
         self._pull.end(ConnectionResetError("the connection was made anew"))
@@ -75,6 +102,7 @@ class Inbox:
         js = await self._broker.ready(None)
         nc = self._broker.nc
         subscription, consumer = None, ""
+        await self._look()
         try:
             consumer = await self._consumer()
             inbox = nc.new_inbox()

@@ -31,7 +31,7 @@ class FleetJob(Job):
         worker: The worker that has it, or had it last; "" before it was begun.
     """
 
-    __slots__ = ("_fleet", "checked_at", "client_id", "graph", "job_id", "lane", "seq", "server", "worker")
+    __slots__ = ("_fleet", "checked_at", "client_id", "graph", "job_id", "lane", "seq", "server", "subject", "worker")
 
     def __init__(
         self,
@@ -50,7 +50,9 @@ class FleetJob(Job):
         self.client_id = client_id
         self.lane = lane
         self.graph = graph  # until it is in the queue
+        self.uploading = graph is not None  # nothing is in the queue before its files are stored
         self.seq = 0  # its number in the queue; 0 before it is there
+        self.subject = ""  # under which it is there
         self.server = ""
         self.worker = ""
         self.checked_at = 0.0

@@ -15,7 +15,7 @@ from nats.js.api import PubAck
 
 from ..captures import LocalFile
 from ..concurrency import together
-from ..errors import JobCancelled, JobError
+from ..errors import JobError, QueueFull
 from ..inputs import FileInput
 from ..reading import FileChanged, Hashes
 from ..uploads import local_content, refusal
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _READ_AT_ONCE = 4
 _TRIES = 3
+_FULL_PAUSE = 0.2
 
 
 class Posting:
@@ -50,11 +51,11 @@ class Posting:
     async def post(self, job: FleetJob) -> None:
         """Put a job's order into the queue.
 
-        However often the broker is asked, the queue takes it once: its id is the message's.
+        However often the broker is asked, the queue takes it once: its id is the message's. What a map submits waits
+        for room in a full queue. Cancelling it while ``uploading`` leaves nothing in the queue.
 
         Raises:
             WorkflowError: A file of it cannot be read.
-            JobCancelled: It was cancelled before it was there.
             QueueFull, ServerUnreachable, BrokerError: It is not in the queue; after `ServerUnreachable` it may be.
         """
         graph = job.graph
@@ -63,18 +64,25 @@ class Posting:
         await self._broker.ready(self._patience)
         files = await together([self._stored(file) for file in graph.files])
         message = await self._message(job, graph, tuple(files))
-        if job.cancel_requested:
-            raise JobCancelled(job.job_id)
         await self._broker.ensure_lane(job.lane, self._lease, patience=self._patience)
-        subject = self._broker.names.job(job.lane, job.job_id)
-
-        async def publish(js: JetStreamContext) -> PubAck:
-            return await js.publish(subject, message, headers={"Nats-Msg-Id": job.job_id})
-
-        answer = await self._broker.persist(publish, patience=self._patience)
-        job.seq = answer.seq
+        job.subject = self._broker.names.job(job.lane, job.job_id)
+        job.seq = await self._published(job, message)
         job.graph = None
         await self._broker.tell(self._broker.names.wake(job.lane))
+
+    async def _published(self, job: FleetJob, message: bytes) -> int:
+        async def publish(js: JetStreamContext) -> PubAck:
+            return await js.publish(job.subject, message, headers={"Nats-Msg-Id": job.job_id})
+
+        while True:
+            job.uploading = False
+            try:
+                return (await self._broker.persist(publish, patience=self._patience)).seq
+            except QueueFull:
+                if job.index is None:
+                    raise
+                job.uploading = True
+            await asyncio.sleep(_FULL_PAUSE)
 
     async def _message(self, job: FleetJob, graph: EncodedGraph, files: tuple[InputBlob, ...]) -> bytes:
         order = Order(

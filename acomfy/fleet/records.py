@@ -84,10 +84,9 @@ class Records:
 
     # --- The queue ---------------------------------------------------------------------------------------------------
 
-    async def order(self, job_id: str) -> tuple[bytes, int] | None:
-        """Give an order that is in the queue, waiting or running, and its number there; None when it is not."""
-        found = await self._last(self._jobs, self._broker.names.any_lane(job_id))
-        return None if found is None else (found.data or b"", found.seq or 0)
+    async def order(self, job_id: str) -> RawStreamMsg | None:
+        """Give an order that is in the queue, waiting or running; None when it is not."""
+        return await self._last(self._jobs, self._broker.names.any_lane(job_id))
 
     async def is_queued(self, seq: int) -> bool:
         """Tell whether the order of this number is still in the queue."""
@@ -97,9 +96,9 @@ class Records:
             return False
         return True
 
-    async def withdraw(self, job_id: str) -> None:
-        """Take an order from the queue."""
-        await self._purge(self._jobs, self._broker.names.any_lane(job_id))
+    async def withdraw(self, subject: str) -> None:
+        """Take the order of this subject from the queue."""
+        await self._purge(self._jobs, subject)
 
     async def forget(self, job_id: str) -> None:
         """Remove all that is remembered of an order, so that it can begin anew."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..client import Client
 from ..errors import AcomfyError, ProtocolError
-from ..result import Result
+from ..result import DownloadObserver, Result
 from .job import FleetJob
 from .sources import FleetSource, make_result
 from .store import FileStore
@@ -29,9 +29,13 @@ class Results:
         place: What the fleet is called.
         client_options: Arguments of `Client` for servers on which workers left files.
         max_requests: Files that are read at once.
+
+    Attributes:
+        observers: Entered around every reading of a file; see `Client.on_download`.
     """
 
     def __init__(self, files: FileStore, place: str, client_options: Mapping[str, Any], *, max_requests: int) -> None:
+        self.observers: list[DownloadObserver] = []
         self._files = files
         self._place = place
         self._client_options = dict(client_options)
@@ -64,10 +68,6 @@ class Results:
         except AcomfyError as exc:
             take(exc)
 
-    def write(self, outcome: Outcome) -> bytes:
-        """Write a small outcome: one without a success."""
-        return write_outcome(outcome)
-
     def result(self, job: FleetJob, outcome: Outcome, success: Success) -> Result:
         """Make the result of a job."""
         graph = job.prompt.graph if len(job.prompt.graph) > 2 else json.dumps(success.nodes).encode()
@@ -81,6 +81,7 @@ class Results:
             server=outcome.server,
             client_of=self._client_of,
             transfers=self._transfers,
+            observers=self.observers,
         )
         return make_result(source, success)
 

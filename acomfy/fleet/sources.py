@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from typing import Any, Protocol
 
 from yarl import URL
@@ -14,7 +14,7 @@ from ..client import Client
 from ..download import Response
 from ..errors import HTTPError
 from ..outputs import FileReference, Produced, Rendition
-from ..result import Opening, Output, Result, ServerSource, Source
+from ..result import DownloadObserver, Opening, Output, Result, ServerSource, Source
 from ..retry import RetryPolicy
 from .store import BlobMissing, FileStore
 from .wire import Blob, StoredFile, Success
@@ -102,9 +102,10 @@ class FleetSource(Source):
         files: What is known of its files, by type, subfolder and name.
         place: What is given for the address of a server.
         client_of: Gives a client of a server by its address, for files that were left there.
+        observers: Entered around every reading of a file.
     """
 
-    __slots__ = ("_client_of", "_files", "_place", "_server", "_store", "_transfers")
+    __slots__ = ("_client_of", "_files", "_observers", "_place", "_server", "_store", "_transfers")
 
     def __init__(
         self,
@@ -117,8 +118,10 @@ class FleetSource(Source):
         server: str,
         client_of: Callable[[str], Client],
         transfers: asyncio.Semaphore,
+        observers: Sequence[DownloadObserver] = (),
     ) -> None:
         super().__init__(prompt_id, graph, _RETRY)
+        self._observers = observers
         self._files = {_key(file.reference): file for file in files}
         self._store = store
         self._place = place
@@ -136,7 +139,7 @@ class FleetSource(Source):
             raise self.missing(output)
         if stored.blob is None:
             client = self._client_of(self._server)
-            there = ServerSource(self.prompt_id, self._graph, client.api, self._transfers)
+            there = ServerSource(self.prompt_id, self._graph, client.api, self._transfers, self._observers)
             there.cached_nodes = self.cached_nodes
             return there.open(output, headers, wanted, in_turn=in_turn)
         return self._opened(output, stored.blob, headers, wanted, self._transfers if in_turn else nullcontext())
@@ -151,16 +154,19 @@ class FleetSource(Source):
         turn: AbstractAsyncContextManager[None],
     ) -> AsyncGenerator[Response, None]:
         try:
-            async with turn:
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(turn)
+                for observer in self._observers:
+                    stack.enter_context(observer(output))
                 if wanted is not None:
                     yield await self._rendered(blob, wanted)
                     return
                 part = _part(headers, blob)
                 start, end = part or (0, blob.size)
-                async with self._store.open(blob, start) as reader:
-                    yield StoredResponse(
-                        200 if part is None else 206, _head(blob, part), Body(reader, end - start), output.filename
-                    )
+                reader = await stack.enter_async_context(self._store.open(blob, start))
+                yield StoredResponse(
+                    200 if part is None else 206, _head(blob, part), Body(reader, end - start), output.filename
+                )
         except BlobMissing as exc:
             raise self.missing(output) from exc
 

@@ -14,6 +14,8 @@ from .broker import Broker
 
 logger = logging.getLogger(__name__)
 
+_NOBODY = "503"
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
@@ -41,6 +43,11 @@ class WorkerInfo:
     host: str = ""
     version: str = ""
 
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether it takes prompts: its server answers, and it is not about to leave."""
+        return self.state in ("idle", "busy")
+
 
 def write_workers(infos: list[WorkerInfo]) -> bytes:
     """Write what a worker says of its servers."""
@@ -63,20 +70,32 @@ def read_workers(message: bytes) -> list[WorkerInfo]:
         return []
 
 
-async def ask_workers(broker: Broker, subject: str, *, wait: float) -> list[WorkerInfo]:
-    """Ask on a subject, and take what answers in so many seconds, in the order of servers."""
+async def ask_workers(broker: Broker, subject: str, *, wait: float, enough: int | None = None) -> list[WorkerInfo]:
+    """Ask on a subject, and take what answers in so many seconds, in the order of servers.
+
+    Args:
+        enough: So many servers that take prompts are enough: then no more is waited for.
+    """
     infos: list[WorkerInfo] = []
+    over = asyncio.Event()
 
     async def receive(message: Msg) -> None:
-        if message.headers is None:  # else it says that nobody listens
-            infos.extend(read_workers(message.data))
+        if (message.headers or {}).get("Status") == _NOBODY:
+            over.set()
+            return
+        infos.extend(read_workers(message.data))
+        if enough is not None and sum(info.takes_prompts for info in infos) >= enough:
+            over.set()
 
     nc = broker.nc
     inbox = nc.new_inbox()
     subscription = await nc.subscribe(inbox, cb=receive)
     try:
         await nc.publish(subject, b"", reply=inbox)
-        await asyncio.sleep(wait)
+        async with asyncio.timeout(wait):
+            await over.wait()
+    except TimeoutError:
+        pass
     finally:
         try:
             await subscription.unsubscribe()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
+import nats.errors
 from nats.js.api import RawStreamMsg
 
 from ..job import PromptOptions
@@ -16,6 +18,10 @@ from .job import FleetJob, FleetOwner
 from .names import Lane, check_token
 from .records import Records
 from .wire import Order, read_order
+
+logger = logging.getLogger(__name__)
+
+_ASKED_FOR = 1.0
 
 
 class Attaching:
@@ -93,7 +99,12 @@ class Attaching:
         return job
 
     async def _find(self, job: FleetJob) -> None:
-        """Find out where it runs, if it does."""
+        """Find out where it runs, if it does: from its worker, or from what that wrote down."""
+        try:
+            told = await self._broker.nc.request(self._broker.names.listen(job.job_id), b"", timeout=_ASKED_FOR)
+            return self._following.begun(told.data)
+        except nats.errors.Error as exc:
+            logger.debug("no worker says that it has %s: %r", job, exc)
         attempt, _ = await self._records.attempt(job.job_id)
         if attempt is None or attempt.lost:
             return

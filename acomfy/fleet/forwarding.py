@@ -35,10 +35,11 @@ class Forwarding:
     async def run(self) -> None:
         """Forward, until this is cancelled or the prompt has ended."""
         names = self._broker.names
-        await self._tell_where(running=self._job.state is not JobState.PENDING)
+        # First of all: who hears that it was begun says at once that it listens.
         listening = await self._broker.listen(names.listen(self._order.job_id), self._somebody_listens)
         starting = asyncio.create_task(self._tell_the_start())
         try:
+            await self._tell_where(running=self._runs)
             while not self._job.done():
                 await self._listened.wait()
                 await self._forward()
@@ -48,10 +49,19 @@ class Forwarding:
             await self._broker.unlisten(listening)
 
     async def _somebody_listens(self, message: Msg) -> None:
+        if message.reply:  # it asks where the prompt is, once
+            return await self._broker.tell(message.reply, self._where(running=self._runs))
         self._until = asyncio.get_running_loop().time() + LISTENING_LASTS
         self._listened.set()
 
+    @property
+    def _runs(self) -> bool:
+        return self._job.state is not JobState.PENDING
+
     async def _tell_where(self, *, running: bool) -> None:
+        await self._broker.tell(self._broker.names.started(self._order.client_id), self._where(running=running))
+
+    def _where(self, *, running: bool) -> bytes:
         said = {
             "v": VERSION,
             "id": self._order.job_id,
@@ -61,7 +71,7 @@ class Forwarding:
             "worker": self._attempt.worker,
             "running": running,
         }
-        await self._broker.tell(self._broker.names.started(self._order.client_id), orjson.dumps(said))
+        return orjson.dumps(said)
 
     async def _tell_the_start(self) -> None:
         async with aclosing(self._job.events()) as events:

@@ -85,7 +85,7 @@ async def opened(
     """Make a bucket and a store of it, whose own times are short."""
     errors: list[Exception] = []
     async with connected(*urls, errors=errors) as connection:
-        js = connection.jetstream()
+        js = connection.jetstream(timeout=20_000 * MS)  # a cluster may have to elect a leader first
         config = ObjectStoreConfig(ttl=ttl, max_bytes=max_bytes, replicas=replicas)
         await js.create_object_store("B", config=config)
         store = FileStore(AsIs(connection), "B", **{"silence": 2000 * MS, "patience": 20_000 * MS, **times})
@@ -183,6 +183,40 @@ async def test_it_is_read_from_any_byte_on(bucket: Bucket, offset: int) -> None:
     async with bucket.store.open(blob, offset) as reader:
         assert b"".join([piece async for piece in reader]) == data[offset:]
         assert await reader.read(10) == b""
+
+
+async def test_a_byte_far_behind_is_found_without_reading_all_before_it(bucket: Bucket) -> None:
+    data = some_bytes(20 * MB)
+    blobs = await asyncio.gather(*(bucket.store.put(f"{number}", data) for number in range(3)))  # one between the other
+    for blob in blobs:
+        for offset in (15 * MB, 20 * MB - 5):
+            before = bucket.connection.stats["in_bytes"]
+            async with bucket.store.open(blob, offset) as reader:
+                assert await all_of(reader) == data[offset:]
+            assert bucket.connection.stats["in_bytes"] - before < len(data) - offset + 12 * CHUNK_SIZE
+
+
+async def test_a_file_that_is_stored_anew_is_read_on_from_far_behind(bucket: Bucket) -> None:
+    data = some_bytes(10 * MB)
+    blob = await bucket.store.put("name", data)
+    async with bucket.store.open(blob) as reader:
+        pieces = [await reader.read() for _ in range(40)]
+        await bucket.store.put("name", data)
+        before = bucket.connection.stats["in_bytes"]
+        pieces.append(await all_of(reader))
+        assert bucket.connection.stats["in_bytes"] - before < 7 * MB
+    assert b"".join(pieces) == data
+
+
+async def test_chunks_that_are_missing_before_the_byte_that_is_sought_do_not_matter(bucket: Bucket) -> None:
+    data = some_bytes(10 * MB)
+    blob = await bucket.store.put("name", data)
+    await bucket.js.purge_stream("OBJ_B", subject="$O.B.C.>", keep=8)
+    async with bucket.store.open(blob, 9 * MB) as reader:
+        assert await all_of(reader) == data[9 * MB :]
+    async with bucket.store.open(blob, 8 * MB) as reader:
+        with pytest.raises((BlobMissing, ProtocolError)):
+            await all_of(reader)
 
 
 async def test_an_offset_outside_of_the_file_is_refused(bucket: Bucket) -> None:
@@ -607,7 +641,7 @@ async def test_a_cancelled_save_leaves_no_file(bucket: Bucket, tmp_path: Path, m
 
     def take_and_tell(self: Any, chunk: bytes) -> None:
         take(self, chunk)
-        if self._received > 2 * MB:
+        if self._at > 2 * MB:
             taken.set()
 
     monkeypatch.setattr(store_module.BlobReader, "_take", take_and_tell)

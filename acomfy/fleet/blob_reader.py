@@ -27,12 +27,13 @@ from nats.js import errors as js_errors
 from ..errors import ProtocolError
 from .asking import PASSING, Asking, Life, Lost, drop
 from .catalog import Catalog
-from .objects import BlobMissing, chunk_subject, stream
+from .objects import BlobMissing, Record, chunk_subject, stream
 from .wire import Blob
 
 _BATCH = 16
 _BATCH_BYTES = 2 << 20
 _LOOK = 0.1
+_WORTH_SEEKING = 1 << 20
 _PAUSE = 0.05
 
 _END_OF_BATCH, _NOTHING, _NOBODY = "204", "404", "503"
@@ -52,13 +53,13 @@ class Question:
         self._subscription: Subscription | None = None
 
     @classmethod
-    async def ask(cls, asking: Asking, nuid: str, after: int) -> Question:
+    async def ask(cls, asking: Asking, nuid: str, after: int, batch: int) -> Question:
         """Ask for the chunks behind a place in the stream."""
         nc, bucket = asking.nc, asking.bucket
         question = cls(nc)
         inbox = nc.new_inbox()
         wanted = {
-            "batch": _BATCH,
+            "batch": batch,
             "max_bytes": _BATCH_BYTES,
             "next_by_subj": chunk_subject(bucket, nuid),
             "seq": after + 1,
@@ -98,24 +99,32 @@ class BlobReader:
     """Reads one file; made by `FileStore.open`. Iterating it gives what is left, in pieces as they come.
 
     Args:
-        nuid: Where its chunks are.
+        record: Where its chunks are.
         catalog: Tells where they are when they are not there any more.
         offset: The first byte to give.
     """
 
-    def __init__(self, asking: Asking, blob: Blob, nuid: str, catalog: Catalog, offset: int) -> None:
+    def __init__(self, asking: Asking, blob: Blob, record: Record, catalog: Catalog, offset: int) -> None:
         self._asking = asking
         self._blob = blob
-        self._nuid = nuid
         self._catalog = catalog
-        self._unwanted = offset
-        self._received = 0
-        self._repeated = 0
-        self._after = 0
+        self._wanted = offset
         self._rest = memoryview(b"")
         self._digest = hashlib.sha256()
+        self._hashed: int | None = 0  # None: something was passed over
+        self._arrived = 0
         self._question: Question | None = None
         self._patience = asking.patience()
+        self._begin(record)
+
+    def _begin(self, record: Record) -> None:
+        """Begin with a row of chunks: at its first one, or near the one that is wanted."""
+        self._record = record
+        self._at = 0
+        self._after = 0
+        self._sought: int | None = None
+        if record.chunk_size and self._wanted >= _WORTH_SEEKING:
+            self._sought = min(self._wanted, max(0, record.size - 1)) // record.chunk_size
 
     async def read(self, n: int = -1) -> bytes:
         """Give the next bytes: at most ``n``, fewer when a piece ends; ``b""`` at the end of the file.
@@ -127,7 +136,7 @@ class BlobReader:
             ProtocolError: It is damaged.
             ServerUnreachable: The broker did not answer, or did not come back, in time.
         """
-        while not self._rest and self._received < self._blob.size:
+        while not self._rest and self._wanted < self._blob.size:
             self._take(await self._chunk())
         piece, self._rest = (self._rest, memoryview(b"")) if n < 0 else (self._rest[:n], self._rest[n:])
         return bytes(piece)
@@ -143,18 +152,21 @@ class BlobReader:
             await question.drop()
 
     def _take(self, chunk: bytes) -> None:
-        """Take a chunk, of which some may be known, or not be wanted."""
-        fresh = memoryview(chunk)[self._repeated :]
-        self._repeated -= len(chunk) - len(fresh)
-        self._digest.update(fresh)
-        self._received += len(fresh)
-        self._patience.reached(self._received)
-        if self._received > self._blob.size:
+        """Take the next chunk, of which some may be known, or not be wanted."""
+        begin, self._at = self._at, self._at + len(chunk)
+        self._arrived += len(chunk)
+        self._patience.reached(self._arrived)
+        if self._hashed is not None and begin <= self._hashed < self._at:
+            self._digest.update(memoryview(chunk)[self._hashed - begin :])
+            self._hashed = self._at
+        elif self._hashed is not None and begin > self._hashed:
+            self._hashed = None
+        if self._at > self._blob.size:
             raise self._damaged(f"more than {self._blob.size} bytes came")
-        if self._received == self._blob.size and self._digest.hexdigest() != self._blob.sha256:
+        if self._at == self._blob.size == self._hashed and self._digest.hexdigest() != self._blob.sha256:
             raise self._damaged("its SHA-256 is another")
-        self._rest = fresh[self._unwanted :]
-        self._unwanted -= len(fresh) - len(self._rest)
+        self._rest = memoryview(chunk)[max(0, self._wanted - begin) :]
+        self._wanted = max(self._wanted, self._at)
 
     def _damaged(self, reason: str) -> ProtocolError:
         return ProtocolError(
@@ -169,7 +181,8 @@ class BlobReader:
             try:
                 if self._question is None:
                     await self._asking.connected(self._patience)
-                    self._question = await Question.ask(self._asking, self._nuid, self._after)
+                    batch = _BATCH if self._sought is None else 1
+                    self._question = await Question.ask(self._asking, self._record.nuid, self._after, batch)
                 chunk = await self._answered(self._question, await self._question.next(self._asking.silence))
             except PASSING as exc:
                 await self.aclose()
@@ -199,9 +212,31 @@ class BlobReader:
             raise Lost  # one before it was dropped on the way
         self._after = int(headers["Nats-Sequence"])
         question.got += 1
-        if "Nats-Num-Pending" not in headers:  # NATS before 2.11 gives one for one
+        pending = headers.get("Nats-Num-Pending")
+        if pending is None:  # NATS before 2.11 gives one for one
             await self.aclose()
+        if self._sought is not None and not await self._sought_is(pending):
+            return None
         return message.data
+
+    async def _sought_is(self, pending: str | None) -> bool:
+        """Tell whether the chunk that came is the one that is sought; if not, ask for a later one.
+
+        Its number shows in how many stand behind it. As those of other files stand between, the one so many places
+        behind it has that number, or a lower one.
+        """
+        number = None if pending is None else self._record.chunks - 1 - int(pending)
+        sought, self._sought = self._sought, None
+        if number is not None and number == sought:
+            self._at = number * self._record.chunk_size
+            return True
+        await self.aclose()
+        if number is None or sought is None or number > sought:
+            self._after = 0  # an old server, or chunks are missing: from the first one on
+        else:
+            self._sought = sought
+            self._after += sought - number - 1
+        return False
 
     async def _find_again(self) -> None:
         """Find out why there are no more chunks.
@@ -211,8 +246,8 @@ class BlobReader:
             BlobMissing: They are not.
         """
         found = await self._catalog.locate(self._blob)
-        if found.nuid != self._nuid:  # stored anew, so that it is kept longer
-            self._nuid, self._after, self._repeated = found.nuid, 0, self._received
+        if found.nuid != self._record.nuid:  # stored anew, so that it is kept longer
+            self._begin(found)
             return
         chunks, _ = await self._catalog.chunks_of(found)
         if chunks < found.chunks:

@@ -18,14 +18,18 @@ _HASHED_AT_ONCE = 1 << 16
 
 
 class Content:
-    """One reading of a source, from its beginning.
+    """One reading of a source, from its beginning, in blocks of about 1 MB.
 
     A thread cannot be cancelled: what it reads when nobody waits any more is dropped, and a file that was opened here
     is closed behind it.
+
+    Args:
+        chunk_size: Bytes of the chunks in which it will be sent.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, chunk_size: int) -> None:
         self._source = source
+        self._block = max(1, _BLOCK // chunk_size) * chunk_size
         self._hash = hashlib.sha256()
         self._at = 0
         self._end: int | None = None
@@ -39,9 +43,9 @@ class Content:
         return self._hash.hexdigest()
 
     async def read(self) -> bytes | memoryview:
-        """Give the next block, of 1 MB; empty at the end."""
+        """Give the next block, of whole chunks but for the last one; empty at the end."""
         if isinstance(self._source, bytes | memoryview):
-            block = memoryview(self._source).cast("B")[self._at : self._at + _BLOCK]
+            block = memoryview(self._source).cast("B")[self._at : self._at + self._block]
             self._at += len(block)
             if len(block) <= _HASHED_AT_ONCE:
                 self._hash.update(block)
@@ -64,7 +68,7 @@ class Content:
                 self._end = self._file.seek(0, os.SEEK_END)
                 self._file.seek(0)
             # Not beyond its end as it was: what watches for changes takes that for one.
-            wanted = min(_BLOCK, (self._end or 0) - self._at)
+            wanted = min(self._block, (self._end or 0) - self._at)
             block = self._file.read(wanted) if wanted > 0 else b""
             self._at += len(block)
             self._hash.update(block)

@@ -22,6 +22,7 @@ CHUNK_SIZE = 128 << 10
 """Bytes of a chunk, as the other clients have it; the last one may be shorter."""
 
 _DIGEST = "SHA-256="
+_EVEN = {"acomfy-chunks": "even"}
 
 
 class BlobMissing(ServerError):
@@ -60,6 +61,7 @@ class Record:
         nuid: The last part of the subject of its chunks; "" when there is none, or it was deleted.
         sequence: Of the record itself in the stream; 0 when there is none.
         stored: When, in seconds since 1970 by the broker's clock.
+        chunk_size: Bytes of every chunk but the last; 0 when that is not known, as of what other clients wrote.
     """
 
     nuid: str = ""
@@ -68,6 +70,7 @@ class Record:
     sha256: str = ""
     sequence: int = 0
     stored: float = 0.0
+    chunk_size: int = 0
 
 
 def stream(bucket: str) -> str:
@@ -95,7 +98,8 @@ def write_record(bucket: str, name: str, record: Record) -> bytes:
             "mtime": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "digest": _DIGEST + digest if digest else "",
             "deleted": not digest,
-            "options": {"max_chunk_size": CHUNK_SIZE},
+            "options": {"max_chunk_size": record.chunk_size or CHUNK_SIZE},
+            "metadata": _EVEN if record.chunk_size else {},
         }
     )
 
@@ -115,6 +119,8 @@ def read_record(message: bytes, sequence: int, stored: float) -> Record:
             raise ValueError(f"the digest {digest!r} is no SHA-256")
         sha256 = base64.urlsafe_b64decode(digest[len(_DIGEST) :]).hex()
         size, chunks = int(found.get("size", 0)), int(found.get("chunks", 0))  # nats.go leaves out what is 0
-        return Record(str(found["nuid"]), size, chunks, sha256, sequence, stored)
+        even = found.get("metadata") == _EVEN
+        chunk_size = int(found["options"]["max_chunk_size"]) if even else 0
+        return Record(str(found["nuid"]), size, chunks, sha256, sequence, stored, chunk_size)
     except (binascii.Error, KeyError, TypeError, ValueError, AttributeError) as exc:
         raise ProtocolError(f"the record of a file in an object store cannot be read: {exc!r}") from exc

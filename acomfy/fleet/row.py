@@ -23,10 +23,11 @@ class Row:
 
     Attributes:
         size, chunks: How much was sent.
+        chunk_size: Bytes of every chunk but the last; 0 when they differ.
     """
 
     def __init__(self, asking: Asking, subject: str, patience: Patience) -> None:
-        self.size = self.chunks = 0
+        self.size = self.chunks = self.chunk_size = 0
         self._asking = asking
         self._nc = asking.nc
         self._subject = subject
@@ -46,6 +47,10 @@ class Row:
             self._subscription = await self._nc.subscribe(f"{self._inbox}.*", cb=self._answered)
         self._answers[reply] = asyncio.get_running_loop().create_future()
         await self._asking.hand_over(self._nc.publish(self._subject, chunk, reply=reply))
+        if not self.chunks:
+            self.chunk_size = len(chunk)
+        elif len(chunk) > self.chunk_size or self.size != self.chunks * self.chunk_size:
+            self.chunk_size = 0
         self.size += len(chunk)
         self.chunks += 1
 

@@ -119,7 +119,8 @@ class FileStore:
                     ...
 
         Args:
-            offset: The byte to begin at. What stands before it comes too, for SHA-256, but is not given.
+            offset: The byte to begin at. SHA-256 is checked when it is within the first 1 MB, and when another client
+                of NATS stored the file: then all that stands before it comes too, but is not given.
 
         Raises:
             BlobMissing: It is not there, or another of that name is.
@@ -128,7 +129,7 @@ class FileStore:
         if not 0 <= offset <= blob.size:
             raise ValueError(f"offset is from 0 to the file's size, {blob.size}, not {offset}")
         found = await self._catalog.locate(blob)
-        reader = BlobReader(self._asking, blob, found.nuid, self._catalog, offset)
+        reader = BlobReader(self._asking, blob, found, self._catalog, offset)
         try:
             yield reader
         finally:
@@ -213,16 +214,16 @@ class FileStore:
         nuid = NUID().next().decode()
         begun.append(nuid)
         row = Row(self._asking, chunk_subject(self.bucket, nuid), patience)
-        content = Content(source)
-        largest = min(CHUNK_SIZE, self._asking.nc.max_payload - _HEADERS)
+        chunk_size = min(CHUNK_SIZE, self._asking.nc.max_payload - _HEADERS)
+        content = Content(source, chunk_size)
         try:
             while block := await content.read():
-                for start in range(0, len(block), largest):
-                    await row.send(bytes(block[start : start + largest]))
+                for start in range(0, len(block), chunk_size):
+                    await row.send(bytes(block[start : start + chunk_size]))
             await row.finish()
         finally:
             try:
                 await row.aclose()
             finally:
                 await content.aclose()
-        return Record(nuid, row.size, row.chunks, content.sha256)
+        return Record(nuid, row.size, row.chunks, content.sha256, chunk_size=row.chunk_size)

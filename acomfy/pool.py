@@ -598,10 +598,12 @@ class Pool:
     # --- What a job asks of its owner --------------------------------------------------------------------------------
 
     async def cancel(self, job: Job) -> bool:
-        """See `Job.cancel`."""
+        """See `Job.cancel`. On a server that is down it is done at once: it is taken off before that is used again."""
         if not isinstance(job, PoolJob) or (job.done() and job.server is None):
             return isinstance(job.exception(), JobCancelled)
         if job.server is not None:
+            if not job.done():
+                job.server.wish(job)
             return await job.server.client.cancel(job)
         self._open()
         self._wish(job)
@@ -616,7 +618,7 @@ class Pool:
         if self._dispatcher.remove(job.entry):
             job.settle(JobCancelled(job.prompt_id), JobState.CANCELLED)
         elif job.server is not None:
-            job.server.client.wish(job)
+            job.server.wish(job)
 
     async def position(self, job: Job) -> int | None:
         """Count the prompts before a job: in the pool's line and in the shortest queue of a server, or in its server's.

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from . import pool_moves
 from .client import tracked
-from .errors import ClientClosed, JobCancelled, NoServerAvailable
+from .errors import ClientClosed, JobCancelled, JobLost, NoServerAvailable, ServerError
 from .line import Entry, Group, Line
 from .placement import Need, Offer, Placement, Wish, choose, may_run
 from .pool_index import ServerIndex
@@ -295,6 +295,9 @@ class Dispatcher:
         if move.blames:
             server.alarm(stale=move.blames == "lacks")
             job.refused |= {server.name} if move.blames == "lacks" else set()
+        if job.cancel_requested and isinstance(error, JobLost | ServerError):
+            job.settle(JobCancelled(job.prompt_id), JobState.CANCELLED)  # what may be left of it is taken off later
+            return True
         if not move.again or job.cancel_requested or self.closing:
             return False
         logger.info("%s moves away from %s: %s", job, server.name, error)

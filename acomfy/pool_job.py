@@ -12,17 +12,13 @@ from .router import TrackedPrompt
 from .workflow import EncodedGraph
 
 
-class JobClient(JobOwner, Protocol):
-    """What a job asks of the client of the server that has it."""
-
-    def wish(self, job: PoolJob) -> None: ...
-
-
 class JobServer(Protocol):
     """The server that has a job."""
 
     @property
-    def client(self) -> JobClient: ...
+    def client(self) -> JobOwner: ...
+
+    def wish(self, job: PoolJob) -> None: ...
 
 
 class PoolJob(Job):

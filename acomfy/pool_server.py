@@ -398,9 +398,15 @@ class PoolServer:
 
     # --- Giving up ---------------------------------------------------------------------------------------------------
 
+    def wish(self, job: PoolJob) -> None:
+        """Have a job cancelled. Never waits; on a server that is down it is done at once, and taken off later."""
+        self.client.wish(job)
+        if self._state not in (ServerState.UP, ServerState.SHAKY):
+            self.client.give_up(job, "unreachable")
+
     def give_up_waiting(self) -> None:
-        """Take back what had not started, from a server that does not answer."""
-        for job in [job for job in self.jobs if not started(job)]:
+        """Take back what had not started, or is to be cancelled, from a server that does not answer."""
+        for job in [job for job in self.jobs if not started(job) or job.cancel_requested]:
             self.client.give_up(job, "unreachable")
 
     def _give_up_all(self) -> None:

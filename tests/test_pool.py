@@ -324,6 +324,38 @@ async def test_cancelling_what_waits_in_the_line_asks_no_server(gates: Gates) ->
         assert made[0].ledger[held.prompt_id].state == "cancelled"
 
 
+@pytest.mark.parametrize("trouble", ["dead", "silent"])
+async def test_a_prompt_on_a_server_that_is_down_is_cancelled_at_once_and_cleared_later(
+    gates: Gates, trouble: str
+) -> None:
+    async with servers(1, gates) as made, quick_pool(made, unreachable_timeout=60.0) as pool:
+        jobs = [await pool.submit(gated("held"), on_lost=on_lost) for on_lost in ("raise", "resubmit")]
+        await gates.reached["held"].wait()
+        await eventually(lambda: len(made[0].queue) == 2)
+        async with contextlib.AsyncExitStack() as stack:
+            if trouble == "dead":
+                await stack.enter_async_context(made[0].faults.down())
+            else:
+                stack.enter_context(made[0].faults.freeze())
+            await eventually(lambda: state_of(pool, made[0]) == "down")
+            jobs.append(await pool.submit(saved()))
+            assert all(await asyncio.gather(*(job.cancel() for job in jobs)))
+            assert [job.state for job in jobs] == ["cancelled"] * 3
+        gates.open["other"].set()
+        await pool.run(gated("other"))
+        assert made[0].ledger[jobs[0].prompt_id].state == ("lost" if trouble == "dead" else "cancelled")
+        assert len(made[0].queue) == 0
+
+
+async def test_a_cancelled_prompt_does_not_wait_for_its_server_to_come_back(gates: Gates) -> None:
+    async with servers(1, gates) as made, quick_pool(made, unreachable_timeout=60.0) as pool:
+        job = await pool.submit(gated("held"))
+        await gates.reached["held"].wait()
+        async with made[0].faults.down():
+            assert await job.cancel()
+            assert isinstance(job.exception(), acomfy.JobCancelled)
+
+
 async def test_leaving_a_map_early_takes_its_prompts_from_the_line_and_the_servers(gates: Gates) -> None:
     async with servers(2, gates) as made, quick_pool(made) as pool:
         graphs = [saved(), *(gated("held") for _ in range(50))]

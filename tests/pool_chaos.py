@@ -35,9 +35,11 @@ class Load:
         self.random = random.Random(seed)
         self.books = Books()
         self._strangers = strangers
+        self._span = 0.0
 
     async def run(self, urls: list[str], jobs: int, trouble: list[Callable[[acomfy.Pool], Awaitable[None]]]) -> None:
         """Run so many jobs, while servers have trouble."""
+        self._span = jobs / 100
         pool = acomfy.Pool(
             urls,
             check_interval=0.5,
@@ -85,7 +87,7 @@ class Load:
 
     async def _cancelled_run(self, pool: acomfy.Pool, graph: dict[str, object]) -> None:
         run = asyncio.create_task(pool.run(graph))
-        await asyncio.sleep(self.random.uniform(0.0, 10.0))
+        await asyncio.sleep(self.random.uniform(0.0, self._span))
         run.cancel()
         with suppress(asyncio.CancelledError):
             await run

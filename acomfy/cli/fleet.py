@@ -15,6 +15,7 @@ import typer
 from rich.cells import cell_len
 
 from ..workflow import Workflow
+from . import demo
 from .arguments import UsageError
 from .brokers import BrokerOptions, with_broker
 from .ends import FAILED, OTHER_CODES, accept_any_text, counted, fail, in_words, printable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Look after a fleet of workers on NATS.", no_args_is_help=True)
 dead = typer.Typer(help="Look at prompts that were given up, and put them back.", no_args_is_help=True)
 app.add_typer(dead, name="dead")
+app.command(epilog=demo.EXIT_CODES)(demo.demo)
 
 _CODES = f"Exit codes: 0 done; {OTHER_CODES}."
 _DEAD_CODES = f"Exit codes: 0 done; 1 there is no such dead letter; {OTHER_CODES}."

@@ -96,11 +96,11 @@ def _memory(memory: Memory, name: int, frame: Frame) -> RenderableType:
     table.add_column(width=bar)
     table.add_column(no_wrap=True, overflow="ellipsis")
     style = "red" if memory.part > 0.95 else "yellow" if memory.part > 0.85 else "green"
-    table.add_row(_plain(memory.name), _bar(memory.part, style, bar), size)
+    table.add_row(_plain(memory.name), gauge(memory.part, style, bar), size)
     return table
 
 
-def _bar(part: float, style: str, width: int) -> Text:
+def gauge(part: float, style: str, width: int) -> Text:
     """Draw a bar that can be read without colours too."""
     full = round(part * width)
     return Text.assemble(("━" * full, style), ("─" * (width - full), "dim"))
@@ -144,7 +144,7 @@ def _running(prompt: Running, frame: Frame) -> list[RenderableType]:
     width = max(4, min(_BAR_WIDTH, frame.width - name - 9))
     table.add_column(width=width)
     table.add_column(width=4, justify="right")
-    table.add_row("", _plain(doing), _bar(prompt.progress, "cyan", width), percent)
+    table.add_row("", _plain(doing), gauge(prompt.progress, "cyan", width), percent)
     return [*lines, table]
 
 

@@ -35,13 +35,20 @@ _IN_USE = "address already in use"
 _POLL = 0.01
 _LAST_LINES = 2000
 
-# Kills the server with its parent, which a parent that is killed itself cannot do. It becomes the server: one process.
+# Kills a process with its parent, which a parent that is killed itself cannot do. It becomes the command: one process.
 _BOUND_TO_PARENT = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
+
+
+def bound_to_parent(command: list[str]) -> list[str]:
+    """Have a command, given with its whole path, not outlive this process: on Linux, even if this one is killed."""
+    if sys.platform != "linux":
+        return command
+    return [sys.executable, "-I", "-S", "-c", _BOUND_TO_PARENT, str(os.getpid()), *command]
 
 
 class LocalBrokerError(AcomfyError):
@@ -216,8 +223,7 @@ class LocalBroker:
         store = self._store_dir or self._state / "store"
         command = [str(binary), "--config", str(config), "--addr", HOST, "--port", str(self.port), "--http_port", "-1"]
         command += ["--jetstream", "--store_dir", str(store), "--ports_file_dir", str(self._state), *self._arguments]
-        if sys.platform == "linux":
-            command = [sys.executable, "-I", "-S", "-c", _BOUND_TO_PARENT, str(os.getpid()), *command]
+        command = bound_to_parent(command)
         with (self._state / "log").open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *command,

@@ -41,11 +41,12 @@ from ..errors import (
     JobLost,
     JobStalled,
     OutputMissing,
+    ProtocolError,
     ServerError,
 )
 from ..frames import load_json
 from ..job import Job
-from ..placement import Need, Offer, read_need
+from ..placement import Need, read_need
 from ..verdict import JobState
 from ..workflow import EncodedGraph
 from .broker import Broker
@@ -56,18 +57,18 @@ from .lease import Lease
 from .member import FleetMember
 from .records import Records
 from .results import stored_outcome
-from .store import FileStore
+from .store import BlobMissing, FileStore
 from .wire import Attempt, NewerVersion, Order, Outcome, Success, read_order
 
 logger = logging.getLogger(__name__)
 
 _UNSUITED_DELAY = 2.0
-_UNSUITED_TIMES = 30
-_ACCIDENTS = 20
+_UNSUITED_TIMES, _ASKED_AFTER = 30, 3
+_ACCIDENTS = 60
 _NEWER_DELAY = 30.0
 _ELSEWHERE_DELAY = 5.0
 _LOOKS_APART = 1.5
-_PAUSE = 0.5
+_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 
 
 class Place(Protocol):
@@ -75,9 +76,12 @@ class Place(Protocol):
 
     member: FleetMember
     address: str
-    offer: Offer | None
+
+    def suits(self, need: Need) -> bool: ...
 
     def began(self, need: Need) -> None: ...
+
+    def is_orphan(self, subject: str) -> bool: ...
 
     def left_behind(self, prompt_id: str) -> None: ...
 
@@ -100,6 +104,8 @@ class Host(Protocol):
 
     def client_of(self, attempt: Attempt) -> FleetMember | None: ...
 
+    async def somebody_suits(self, need: Need) -> bool: ...
+
     def given_up_elsewhere(self, job_id: str) -> bool: ...
 
 
@@ -120,6 +126,7 @@ class Delivery:
         self._lease = Lease(host.broker, message, host.lease)
         self._cancelling = asyncio.Event()
         self._asked_by: list[Msg] = []
+        self._tried_anyway = False
 
     async def run(self) -> None:
         """Do what is to be done about the order. Cancelling it gives the order back; its prompt is left to run."""
@@ -140,11 +147,21 @@ class Delivery:
         except (asyncio.CancelledError, ClientClosed):
             await self._lease.release()
             raise
-        except AcomfyError as exc:
-            logger.warning("the order %s is given back: %s", order.job_id, exc, extra={"prompt_id": order.job_id})
-            await self._lease.release(_PAUSE)
-        except Exception as exc:  # a bug of ours, or a full disk: others may do better, but not for ever
-            logger.exception("the order %s failed here", order.job_id, extra={"prompt_id": order.job_id})
+        except NewerVersion as exc:
+            logger.warning("the order %s is left to newer workers: %s", order.job_id, exc)
+            await self._lease.release(_NEWER_DELAY)
+        except (ProtocolError, BlobMissing) as exc:  # neither gets better
+            await self._put_aside(str(exc), exc, order)
+            await self._conclude(order, None, order.job_id, exc, JobState.FAILED)
+        except Exception as exc:  # others may do better, but not for ever
+            known = isinstance(exc, AcomfyError | OSError)
+            logger.error(
+                "the order %s is given back: %s",
+                order.job_id,
+                exc,
+                exc_info=not known,
+                extra={"prompt_id": order.job_id},
+            )
             await self._after_accident(order, exc)
         finally:
             self.settled_here.set()
@@ -152,8 +169,9 @@ class Delivery:
             await asyncio.gather(keeping, return_exceptions=True)
 
     async def _after_accident(self, order: Order, exc: Exception) -> None:
-        if self._deliveries() < _ACCIDENTS:
-            return await self._lease.release(_PAUSE)
+        deliveries = self._deliveries()
+        if deliveries < _ACCIDENTS:
+            return await self._lease.release(min(_PAUSE * deliveries, _LONGEST_PAUSE))
         error = AcomfyError(f"no worker could see to it: {type(exc).__name__}: {exc}")
         await self._put_aside(str(error), error, order)
         await self._conclude(order, None, order.job_id, error, JobState.FAILED)
@@ -211,7 +229,7 @@ class Delivery:
         graph = await self._graph(order)
         nodes: Mapping[str, Any] = load_json(graph)
         need = read_need(nodes)
-        if not self._suits(need):
+        if not await self._suits(need):
             logger.info("%s does not suit the order %s", self._place.address, order.job_id)
             return await self._lease.release(_UNSUITED_DELAY)
         number = 1 if before is None else before.number + 1
@@ -250,13 +268,18 @@ class Delivery:
             revision = await self._host.records.note(order.job_id, attempt, revision) or revision
         return attempt, revision
 
-    def _suits(self, need: Need) -> bool:
-        """Tell whether the server can run it, as far as is known; what nobody could for long is tried all the same.
+    async def _suits(self, need: Need) -> bool:
+        """Tell whether the server is to be asked to run it: it has what is needed, or nobody has.
 
-        Then the server's own refusal says what is wrong.
+        Then the server's own refusal says what is wrong, and is the outcome.
         """
-        offer = self._place.offer
-        return offer is None or not offer.lacks(need) or self._deliveries() > _UNSUITED_TIMES
+        if self._place.suits(need):
+            return True
+        nobody = self._place.is_orphan(self._message.subject) or self._deliveries() > _UNSUITED_TIMES
+        if not nobody and self._deliveries() > _ASKED_AFTER:
+            nobody = not await self._host.somebody_suits(need)
+        self._tried_anyway = nobody
+        return nobody
 
     def _deliveries(self) -> int:
         return self._message.metadata.num_delivered or 1
@@ -406,7 +429,7 @@ class Delivery:
                 resubmit=order.options.on_lost == "resubmit",
                 failures=attempt.failures,
                 most=self._host.max_attempts,
-                may_go_elsewhere=self._deliveries() <= _UNSUITED_TIMES,
+                may_go_elsewhere=not self._tried_anyway,
             ),
         )
         if move.left:

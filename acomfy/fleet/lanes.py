@@ -45,11 +45,14 @@ class Patience:
         starving: Seconds without anybody serving it, after which a lane goes before the others of its priority.
         worked_at: The same for a lane of which some worker has an order, which may be a long prompt: it will ask for
             the next one. Unless it died, which nobody knows.
+        orphaned: Seconds without anybody serving it after which it is asked whether anybody could. If not, what waits
+            in it is tried all the same, so that a server's refusal says what is wrong.
     """
 
     idle: float = 2.0
     starving: float = 30.0
     worked_at: float = 120.0
+    orphaned: float = 20.0
 
 
 @dataclass(frozen=True, slots=True)

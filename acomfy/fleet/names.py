@@ -14,6 +14,7 @@ All of it begins with the fleet's name, so that several fleets can share a broke
     {name}.events.{job_id}                            plain: the frames of it, while somebody listens
     {name}.started.{client_id}                        plain: a prompt of that submitter was begun
     {name}.ping.{group}                               plain, with reply: which workers are there
+    {name}.offers.{group}                             plain, with reply: who has this model
     {NAME}_OUTCOMES, _RUNS                            key-value: {client_id}.{job_id}; {job_id}
     {NAME}_FILES, _INPUTS                             object stores
 """
@@ -194,6 +195,9 @@ class Names:
 
     def started(self, client_id: str) -> str:
         return f"{self.name}.started.{client_id}"
+
+    def offers(self, group: str) -> str:
+        return f"{self.name}.offers.{group}"
 
     def ping(self, group: str) -> str:
         return f"{self.name}.ping.{group}"

@@ -22,6 +22,7 @@ from .delivery import Delivery, Host
 from .lanes import LaneView, Memory, Patience, lanes_to_ask
 from .member import FleetMember
 from .names import ANY_MODEL, Lane, main_model, model_token
+from .orphans import Orphans
 from .pulls import Puller
 from .streams import loader_of
 
@@ -79,6 +80,7 @@ class Station:
         self._patience = patience
         self._turn = turn
         self._memory = Memory()
+        self._orphans = Orphans(host.broker, group, patience.orphaned)
         self._views: list[LaneView] = []
         self._viewed = float("-inf")
         self._stale = True
@@ -93,6 +95,18 @@ class Station:
         model = main_model(need)
         if model:
             self.warm, self.warm_model = frozenset({model_token(model)}), model
+
+    def has(self, lane: Lane) -> bool:
+        """Tell whether the server has the model of a lane, as far as is known."""
+        return self.offer is None or lane.loader is None or self.suits(Need(models=frozenset({lane.loader})))
+
+    def suits(self, need: Need) -> bool:
+        """Tell whether the server has what is needed, as far as is known; also while it is away."""
+        return self.offer is None or not self.offer.lacks(need)
+
+    def is_orphan(self, subject: str) -> bool:
+        """Tell whether an order of this subject is tried though no server of the group has its model."""
+        return self._orphans.holds(subject)
 
     def left_behind(self, prompt_id: str) -> None:
         """Note that a prompt which was given up may still be here; it is taken off before the server is used again."""
@@ -221,11 +235,12 @@ class Station:
         now = asyncio.get_running_loop().time()
         if anew or now - self._viewed > _FRESH:
             await self._look()
+            await self._orphans.look(self._views, self._memory, self.has)
         lanes = lanes_to_ask(
             self._views,
             self._memory,
             warm=self.warm,
-            offers={view.lane.model for view in self._views if serves(self.offer, view.lane)},
+            offers={view.lane.model for view in self._views if self._takes(view.lane)},
             idle_since=idle_since,
             now=now,
             patience=self._patience,
@@ -238,6 +253,9 @@ class Station:
         if lanes:
             self._viewed = float("-inf")  # others were faster: the picture is an old one
         return None
+
+    def _takes(self, lane: Lane) -> bool:
+        return self.has(lane) or lane in self._orphans.lanes()
 
     async def _look(self) -> None:
         """Look at all lanes of the group."""
@@ -287,8 +305,3 @@ def lane_view(info: ConsumerInfo) -> LaneView | None:
     lane = replace(lane, loader=loader_of(info.config))
     delivered = info.delivered.consumer_seq if info.delivered is not None else 0
     return LaneView(lane, info.num_pending or 0, info.num_ack_pending or 0, delivered or 0)
-
-
-def serves(offer: Offer | None, lane: Lane) -> bool:
-    """Tell whether a server has the model of a lane, as far as is known."""
-    return offer is None or lane.loader is None or not offer.lacks(Need(models=frozenset({lane.loader})))

@@ -17,11 +17,13 @@ from urllib.parse import urlsplit
 from nats.aio.msg import Msg
 
 from ..errors import AcomfyError
+from ..placement import Need
 from .broker import Broker
 from .collecting import Collecting, InputFiles
 from .lanes import Patience
 from .member import FleetMember
 from .names import Names, check_token
+from .orphans import answer_offers, somebody_suits
 from .records import Records
 from .station import Station
 from .store import FileStore
@@ -154,7 +156,11 @@ class Worker:
         """
         self.broker.open()
         await self.broker.ready(None)
-        listening = await self.broker.listen(self.broker.names.ping(self._group), self._answer)
+        names = self.broker.names
+        listenings = [
+            await self.broker.listen(names.ping(self._group), self._answer),
+            await self.broker.listen(names.offers(self._group), self._answer_offers),
+        ]
         for station in self._stations:
             station.member.open()
         try:
@@ -164,7 +170,8 @@ class Worker:
         except* AcomfyError as group_of_errors:
             raise group_of_errors.exceptions[0] from None
         finally:
-            await self.broker.unlisten(listening)
+            for listening in listenings:
+                await self.broker.unlisten(listening)
 
     def stop(self) -> None:
         """Take no more orders; `run` ends when those that are here have ended. May be called from a signal handler."""
@@ -181,6 +188,9 @@ class Worker:
 
     async def _answer(self, message: Msg) -> None:
         await self.broker.tell(message.reply, write_workers(self.infos()))
+
+    async def _answer_offers(self, message: Msg) -> None:
+        await answer_offers(self.broker, message, lambda need: any(one.suits(need) for one in self._stations))
 
     def infos(self) -> list[WorkerInfo]:
         """Tell what its servers do at the moment."""
@@ -222,6 +232,10 @@ class Worker:
         if guest is None:
             guest = self._guests[attempt.server] = FleetMember(attempt.server, dict(self._client_options))
         return guest
+
+    async def somebody_suits(self, need: Need) -> bool:
+        """Tell whether a server of the group has what a prompt needs, busy or not."""
+        return await somebody_suits(self.broker, self._group, need)
 
     def given_up_elsewhere(self, job_id: str) -> bool:
         """Tell whether the worker of a server that cannot be reached from here was waited for long enough."""

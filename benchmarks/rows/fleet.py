@@ -24,7 +24,7 @@ from acomfy.fleet.local import LocalBroker, LocalCluster
 from ..control import begin
 from ..graphs import SAMPLER, Graph, workflow
 from ..report import Row
-from ..scale import MB, Scale
+from ..scale import KB, MB, Scale
 from ..worker import Process
 from .pool import Machines
 
@@ -84,9 +84,13 @@ async def _latency(scale: Scale) -> Iterator[Row]:
 # --- Throughput ------------------------------------------------------------------------------------------------------
 
 
-async def _throughput(servers: int, jobs: int, milliseconds: int, in_flight: int, processes: int) -> Iterator[Row]:
+async def _throughput(
+    servers: int, jobs: int, milliseconds: int, in_flight: int, *, processes: int = 1, picture: int = KB
+) -> Iterator[Row]:
     """Run many jobs over many servers; give jobs a second, and the CPU of a job at each of the three."""
     with Machines(servers) as machines:
+        for url in machines.urls:
+            begin(url, picture=picture, stream=True)
         async with LocalBroker() as broker:
             parts = [machines.urls[number::processes] for number in range(processes)]
             workers = [Workers([broker.url], part, poll=10.0) for part in parts]
@@ -102,7 +106,8 @@ async def _throughput(servers: int, jobs: int, milliseconds: int, in_flight: int
             finally:
                 for worker in workers:
                     worker.__exit__(None, None, None)
-    name = f"{jobs:,} jobs of {milliseconds} ms on {servers} servers"
+    size = f"{picture // MB} MB" if picture >= MB else f"{picture // KB} KB"
+    name = f"{jobs:,} jobs of {milliseconds} ms and {size} on {servers} servers"
     in_workers = (sum(after[0]) - sum(before[0])) / jobs * 1e6
     return iter(
         [
@@ -116,7 +121,7 @@ async def _throughput(servers: int, jobs: int, milliseconds: int, in_flight: int
 
 async def _run(fleet: Fleet, jobs: int, milliseconds: int, in_flight: int) -> None:
     async for job in fleet.map((_graph(milliseconds) for _ in range(jobs)), limit=in_flight):
-        await job
+        await (await job).images[0].read()
 
 
 def cpu_of(pid: int) -> float:
@@ -189,9 +194,10 @@ def rows(scale: Scale) -> Iterator[Row]:
     """Measure what it adds, what it bears, and what a dead broker costs."""
     small = scale.latency_jobs <= 10
     yield from asyncio.run(_latency(scale))
-    yield from asyncio.run(_throughput(2 if small else 16, 20 if small else 2_000, 1, _IN_FLIGHT, 1))
+    yield from asyncio.run(_throughput(2 if small else 16, 20 if small else 2_000, 1, _IN_FLIGHT))
     if not small:
-        yield from asyncio.run(_throughput(500, 3_000, 500, 1_000, 2))
+        yield from asyncio.run(_throughput(16, 300, 1, _IN_FLIGHT, picture=MB))
+        yield from asyncio.run(_throughput(500, 3_000, 500, 1_000, processes=2))
     yield from asyncio.run(_results(scale.big if small else 16 * MB, 2 if small else 6))
     if not small:
         yield from asyncio.run(_cluster(300))

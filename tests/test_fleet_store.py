@@ -537,7 +537,7 @@ async def test_a_broker_that_does_not_come_back_is_given_up(
 ) -> None:
     monkeypatch.setattr(row, "_ARRIVAL", 50 * MS)
     monkeypatch.setattr(catalog, "_CLEAN_UP", 50 * MS)
-    async with opened(broker.url, silence=100 * MS, patience=300 * MS) as bucket:
+    async with opened(broker.url, silence=50 * MS, patience=150 * MS) as bucket:
         data = some_bytes(5 * MB)
         blob = await bucket.store.put("name", data)
         async with bucket.store.open(blob) as reader:

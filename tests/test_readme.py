@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
 import json
 import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ import pytest
 
 import acomfy
 from acomfy import examples
+from acomfy.fleet import Fleet, Worker
+from acomfy.fleet.local import LocalBroker
 from acomfy.simulator import SimulatedServer
 
 pytestmark = pytest.mark.anyio
@@ -31,7 +36,8 @@ async def test_snippet_runs(number: int, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     workflow = small_workflow("text_to_image", tmp_path / "workflow_api.json")
     small_workflow("text_to_image_stream", tmp_path / "workflow_stream_api.json")
-    async with SimulatedServer() as server, SimulatedServer() as other:
+    async with AsyncExitStack() as stack:
+        server, other = [await stack.enter_async_context(SimulatedServer()) for _ in range(2)]
         real_client, real_pool = acomfy.Client, acomfy.Pool
 
         def client(url: str = DEFAULT, **options: Any) -> acomfy.Client:
@@ -42,8 +48,21 @@ async def test_snippet_runs(number: int, tmp_path: Path, monkeypatch: pytest.Mon
 
         monkeypatch.setattr(acomfy, "Client", client)
         monkeypatch.setattr(acomfy, "Pool", pool)
+        if "acomfy.fleet" in SNIPPETS[number]:
+            fleet = await stack.enter_async_context(fleet_of(server))
+            monkeypatch.setattr("acomfy.fleet.Fleet", fleet)
         await run(SNIPPETS[number], {"acomfy": acomfy, "workflow": workflow})
         assert server.prompts or other.prompts or "SimulatedServer" in SNIPPETS[number]
+
+
+@asynccontextmanager
+async def fleet_of(server: SimulatedServer) -> AsyncIterator[Callable[[str], Fleet]]:
+    """Start a broker and a worker beside a server; give what makes a fleet of them, whatever address is given."""
+    async with LocalBroker() as broker, Worker(server.url, nats=broker.url) as worker:
+        working = asyncio.create_task(worker.run())
+        yield lambda url: Fleet(broker.url)
+        worker.stop()
+        await working
 
 
 def small_workflow(name: str, path: Path) -> acomfy.Workflow:

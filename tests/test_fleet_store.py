@@ -553,6 +553,24 @@ async def test_a_broker_that_does_not_come_back_is_given_up(
         await broker.kill()  # nats-py's close() waits for one that is silent
 
 
+async def test_a_new_connection_is_taken_when_the_old_one_is_closed_for_good(broker: LocalBroker) -> None:
+    data = some_bytes(10 * MB)
+    async with opened(broker.url) as bucket, connected(broker.url) as another:
+        link = AsIs(bucket.connection)
+        store = FileStore(link, "B", silence=2000 * MS)
+        first = await store.put("first", data)
+        gate = Gate(data)
+        task = asyncio.create_task(store.put("second", gate))
+        async with store.open(first) as reader:
+            pieces = [await reader.read()]
+            await gate.reached.wait()
+            link.nc, link.js = another, another.jetstream()
+            await bucket.connection.close()
+            gate.open()
+            assert b"".join([*pieces, await all_of(reader)]) == data
+        assert await store.read(await task, max_size=EVERYTHING) == data
+
+
 async def test_an_answer_that_is_lost_is_asked_for_again(broker: LocalBroker) -> None:
     async with opened(broker.url, silence=100 * MS) as bucket:
         data = some_bytes(5 * MB)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import shutil
+import signal
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -43,6 +46,7 @@ class Post:
     Attributes:
         worker: Its id in the fleet; "" before it was started.
         state: As `WorkerInfo.state`, or ``starting`` or ``killed``.
+        done: How many prompts it brought to their ends.
     """
 
     name: str
@@ -56,7 +60,7 @@ class Post:
     def told(self, info: WorkerInfo) -> None:
         """Take notice of what the worker says."""
         if self.state != "killed":
-            self.state, self.done, self.warm = info.state, info.done, info.warm
+            self.state, self.warm = info.state, info.warm
 
 
 @dataclass(slots=True)
@@ -80,10 +84,12 @@ class Scene:
         """Since the first submit."""
         return 0.0 if self.begun is None else time.monotonic() - self.begun
 
-    def ended(self) -> None:
-        """Note that a prompt ended."""
+    def ended(self, worker: str) -> None:
+        """Note that a worker brought a prompt to its end."""
         self.finished += 1
         self.ends.append(time.monotonic())
+        for post in self.posts:
+            post.done += post.worker == worker
 
     @property
     def rate(self) -> float:
@@ -123,7 +129,9 @@ class Play:
         self.scene = Scene(prompts, [Post(f"worker {number}") for number in range(1, workers + 1)])
         self._books = Books()
         self._tell = tell
+        self._broker = LocalBroker()
         self._children: list[Child] = []
+        self._directory: Path | None = None
 
     async def run(self) -> Books:
         """Run it, and give the books. Whatever it started is gone then, also when it is cancelled.
@@ -133,24 +141,29 @@ class Play:
             ServerError: The broker failed.
         """
         async with AsyncExitStack() as stack:
-            directory = stack.enter_context(temporary_directory())
+            directory = self._directory = stack.enter_context(temporary_directory())
             stack.push_async_callback(self._end_processes)
             fleet = await self._set_up(directory, stack)
             async with _beside(self._ask(fleet)), _beside(self._kill_one(fleet)):
                 await self._submit_all(fleet)
                 await self._wait_for_empty_queue(fleet)
+            await self._look(fleet)
             self._books.ledgers = self._read_ledgers(directory)
         return self._books
 
     def abandon(self) -> None:
-        """End the processes on the spot: this one ends now."""
+        """End the processes and remove what they wrote, on the spot: this one ends now."""
         for child in self._children:
             child.kill()
+        if self._broker.pid is not None:
+            os.kill(self._broker.pid, signal.SIGKILL)
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
 
     # --- The stage ---------------------------------------------------------------------------------------------------
 
     async def _set_up(self, directory: Path, stack: AsyncExitStack) -> Fleet:
-        posts, broker = self.scene.posts, await stack.enter_async_context(LocalBroker())
+        posts, broker = self.scene.posts, await stack.enter_async_context(self._broker)
         self.scene.broker = broker.url
         await together(self._simulator(directory, post) for post in posts)
         text = f"nats-server at {broker.url} and {counted(len(posts), 'simulator')} are there"
@@ -212,7 +225,7 @@ class Play:
             error = str(exc)
         end = End(job.job_id, job.prompt_id, job.attempt, job.worker, error, sha256, self.scene.seconds)
         self._books.ends.append(end)
-        self.scene.ended()
+        self.scene.ended(job.worker)
         self._maybe_tell_of_end(end)
 
     def _maybe_tell_of_end(self, end: End) -> None:
@@ -248,10 +261,13 @@ class Play:
         """Keep the scene as the workers and the broker tell it."""
         while True:
             with suppress(ServerError):
-                self.scene.in_queue, infos = await asyncio.gather(fleet.waiting(), fleet.workers(wait=_ASK))
-                posts = {post.worker: post for post in self.scene.posts}
-                for info in infos:
-                    posts[info.worker].told(info)
+                await self._look(fleet)
+
+    async def _look(self, fleet: Fleet) -> None:
+        self.scene.in_queue, infos = await asyncio.gather(fleet.waiting(), fleet.workers(wait=_ASK))
+        posts = {post.worker: post for post in self.scene.posts}
+        for info in infos:
+            posts[info.worker].told(info)
 
     async def _wait_for_empty_queue(self, fleet: Fleet) -> None:
         """Wait a while until the broker has nothing left: an order leaves the queue right after its outcome came."""

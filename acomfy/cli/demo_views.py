@@ -8,12 +8,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from .ends import printable
 from .views import clock, gauge
 
 if TYPE_CHECKING:
     from .demo_books import Books, Finding
-    from .demo_play import Scene
+    from .demo_play import Post, Scene
 
+_COLUMNS = ("worker", "its server", "state", "done", "warm model")
 _NARROW = 60
 _BAR_WIDTH = 40
 _STATES = {"busy": "green", "idle": "dim", "killed": "bold red", "down": "red", "starting": "dim"}
@@ -22,21 +24,27 @@ _STATES = {"busy": "green", "idle": "dim", "killed": "bold red", "down": "red", 
 def draw(scene: Scene, width: int) -> RenderableType:
     """Draw the workers, each with its server, and how far the prompts are."""
     table = Table.grid(padding=(0, 2, 0, 0))
-    columns = ["worker", "its server", "state", "done", "warm model"]
+    columns = [name for name in _COLUMNS if name != "its server" or width >= _NARROW]
     for name in columns:
         table.add_column(no_wrap=True, overflow="ellipsis", justify="right" if name == "done" else "left")
-    narrow = width < _NARROW
-    table.add_row(*(Text("" if narrow and name == "its server" else name, "dim") for name in columns))
+    table.add_row(*(Text(name, "dim") for name in columns))
     for post in scene.posts:
-        table.add_row(
-            post.name,
-            Text("" if narrow else post.server.removeprefix("http://")),
-            Text(post.state, _STATES.get(post.state, "")),
-            str(post.done),
-            Text(post.warm.removesuffix(".safetensors")),
-        )
+        table.add_row(*(_cell(post, name) for name in columns))
     part = scene.finished / scene.prompts
     return Group(Text(""), table, Text(""), gauge(part, "cyan", min(_BAR_WIDTH, width - 1)), Text(how_far(scene)))
+
+
+def _cell(post: Post, column: str) -> Text:
+    match column:
+        case "worker":
+            return Text(post.name)
+        case "its server":
+            return Text(post.server.removeprefix("http://"))
+        case "state":
+            return Text(post.state, _STATES.get(post.state, ""))
+        case "done":
+            return Text(str(post.done))
+    return Text(printable(post.warm.removesuffix(".safetensors")))
 
 
 def how_far(scene: Scene) -> str:

@@ -16,7 +16,7 @@ from .arguments import UsageError
 
 SUCCEEDED, FAILED, USAGE, NO_SERVER = 0, 1, 2, 3  # and 128 + the signal's number when interrupted
 
-_IN_ASCII = str.maketrans({"│": "|", "├": "+", "└": "`", "…": "..."})
+_IN_ASCII = str.maketrans({"│": "|", "├": "+", "└": "`", "…": "...", "━": "=", "─": "-"})
 
 OTHER_CODES = "2 the command line or the workflow is wrong; 3 the server cannot be reached or refuses"
 
@@ -60,8 +60,9 @@ def counted(number: int, what: str) -> str:
 
 def drawable(text: str) -> str:
     """Draw with ASCII what stdout's encoding (LANG=C) has no lines for."""
+    stdout = getattr(sys.stdout, "rich_proxied_file", sys.stdout)  # what rich.live puts in its place has no encoding
     try:
-        "│├└…".encode(sys.stdout.encoding or "utf-8")
+        "│├└…━─".encode(stdout.encoding or "utf-8")
     except UnicodeEncodeError:
         return text.translate(_IN_ASCII)
     return text

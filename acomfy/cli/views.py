@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..overview import Ended, Memory, Overview, Running, Waiting, short
-from .ends import printable
+from .ends import drawable, printable
 
 _PICTURE_FROM = 72  # columns of a terminal that has room for a picture
 _NARROW = 60
@@ -103,7 +103,7 @@ def _memory(memory: Memory, name: int, frame: Frame) -> RenderableType:
 def gauge(part: float, style: str, width: int) -> Text:
     """Draw a bar that can be read without colours too."""
     full = round(part * width)
-    return Text.assemble(("━" * full, style), ("─" * (width - full), "dim"))
+    return Text.assemble((drawable("━" * full), style), (drawable("─" * (width - full)), "dim"))
 
 
 # --- What runs -------------------------------------------------------------------------------------------------------

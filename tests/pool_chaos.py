@@ -18,6 +18,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
+import aiohttp
+
 import acomfy
 
 from .graphs import color_of, saved
@@ -114,14 +116,14 @@ class Load:
         self.books.outcomes[f"cancelled: {reached}, {job.state.value}"] += 1
 
     async def _stranger(self, url: str, number: int) -> None:
-        """Use a server as somebody who knows nothing of the pool."""
-        async with acomfy.Client(url, reconnect_delays=quick_delays) as client:
+        """Use a server as somebody who knows nothing of the pool, and cancels nothing."""
+        async with aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(5.0)) as session:
             for count in range(sys.maxsize):
-                with suppress(acomfy.AcomfyError, TimeoutError):
-                    async with asyncio.timeout(5.0):
-                        await (await client.submit(saved(STRANGERS * (number + 1) + count)))
-                    self.books.outcomes["strangers' prompts"] += 1
-                await asyncio.sleep(self.random.uniform(0.0, 0.5))
+                with suppress(aiohttp.ClientError, TimeoutError):
+                    graph = saved(STRANGERS * (number + 1) + count)
+                    async with session.post("/prompt", json={"prompt": graph, "client_id": "stranger"}) as answer:
+                        self.books.outcomes["strangers' prompts"] += answer.ok
+                await asyncio.sleep(self.random.uniform(0.0, 0.8))
 
 
 class Chaos(Load):

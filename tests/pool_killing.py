@@ -54,8 +54,8 @@ class ServerProcess:
             await self._process.wait()
 
     def signal(self, number: int) -> None:
-        """Send it a signal."""
-        if self._process is not None:
+        """Send it a signal, if it lives."""
+        if self._process is not None and self._process.returncode is None:
             self._process.send_signal(number)
 
     def events(self) -> list[Event]:

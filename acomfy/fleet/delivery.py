@@ -250,6 +250,10 @@ class Delivery:
             if self._lease.may_be_lost and not await self._is_mine(attempt):
                 return
             self._place.began(need)
+            logger.info(
+                "the order %s begins on %s (attempt %d)", order.job_id, attempt.server, number,
+                extra={"prompt_id": attempt.prompt_id},
+            )  # fmt: skip
             encoded = EncodedGraph(graph, order.streams, files)
             job = self._place.member.begin(attempt.prompt_id, encoded, replace(order.options, on_lost="raise"))
             attempt, noted = await self._renamed(order, job, attempt, noted)
@@ -481,6 +485,11 @@ class Delivery:
         written = await stored_outcome(self._host.files, outcome, broker.largest_message)
         if not await self._host.records.conclude(order.client_id, order.job_id, written):
             logger.info("the order %s has its outcome already", order.job_id)
+        else:
+            logger.info(
+                "the order %s is %s on %s", order.job_id, state.value, outcome.server or self._place.address,
+                extra={"prompt_id": prompt_id},
+            )  # fmt: skip
         await self._lease.done()
 
 

@@ -15,7 +15,7 @@ from nats.js import JetStreamContext
 from nats.js import errors as js_errors
 from nats.js.api import ConsumerInfo
 
-from ..errors import AcomfyError, AuthenticationError, ServerError
+from ..errors import AcomfyError, ServerError
 from ..placement import Need, Offer
 from .broker import Broker
 from .delivery import Delivery, Host
@@ -85,6 +85,7 @@ class Station:
         self._viewed = float("-inf")
         self._stale = True
         self._left: set[str] = set()
+        self._complaints: set[type[AcomfyError]] = set()
         self._ready_turn = asyncio.Lock()
         self._stopping = asyncio.Event()
 
@@ -177,13 +178,16 @@ class Station:
                     await self._make_ready()
                 others = await self.member.remaining() - len(self.member.jobs)
                 return others <= 0  # else they are somebody else's; ours wait where they can go elsewhere
-            except AuthenticationError as exc:
-                logger.error("%s refuses access: %s", self.address, exc)
             except AcomfyError as exc:
-                log = logger.warning if self.up else logger.debug
-                log("%s cannot be used: %s", self.address, exc)
+                self._complain(exc)
             self.up = False
             return False
+
+    def _complain(self, exc: AcomfyError) -> None:
+        """Say why the server cannot be used, once for each kind of reason until it can."""
+        if type(exc) not in self._complaints:
+            self._complaints.add(type(exc))
+            logger.warning("%s cannot be used: %s", self.address, exc)
 
     async def _make_ready(self) -> None:
         await self.member.answers()
@@ -193,7 +197,8 @@ class Station:
             await self.member.clear(list(self._left))
             self._left.clear()
         if not self.up:
-            logger.info("%s can be used", self.address)
+            (logger.warning if self._complaints else logger.info)("%s can be used", self.address)
+            self._complaints.clear()
             self.warm, self.warm_model = None, ""
         self.up, self._stale = True, False
 

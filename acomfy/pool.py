@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Hashable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
@@ -12,10 +11,9 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 from weakref import WeakSet
 
-from .client import Client, OnLost, encoded, prompt_options, tracked, unsendable
-from .concurrency import Tasks, together
+from .client import OnLost, encoded, prompt_options, tracked, unsendable
+from .concurrency import Tasks
 from .errors import (
-    AcomfyError,
     ClientClosed,
     JobCancelled,
     JobStalled,
@@ -24,22 +22,17 @@ from .errors import (
     WorkflowError,
 )
 from .job import Job, PromptOptions
-from .line import Entry
-from .look import read_queue
 from .mapping import Feed, Workflows, check_workflows, iterate
 from .placement import NOTHING, Need, Placement, read_need
 from .pool_dispatch import Dispatcher, Pin
 from .pool_job import PoolJob
-from .pool_server import PoolServer
+from .pool_members import Members
+from .pool_pinned import Pinned
 from .pool_stats import PoolStats, server_stats
 from .result import DownloadObserver, Output, Result
 from .snapshots import Snapshots
 from .verdict import JobState
 from .workflow import EncodedGraph, Graph, Workflow
-
-logger = logging.getLogger(__name__)
-
-_OWN_OPTIONS = ("weight", "in_flight")
 
 
 class _Turn(NamedTuple):
@@ -105,27 +98,31 @@ class Pool:
             raise ValueError("in_flight and max_attempts are at least 1")
         if check_interval <= 0:
             raise ValueError(f"check_interval is more than 0, not {check_interval}")
-        self._in_flight = in_flight
         self._max_pending = max_pending
         self._max_pending_per_key = max_pending_per_key
-        self._check_interval = check_interval
-        self._unreachable_timeout = unreachable_timeout
-        self._at_once = unavailable_timeout is not None and unavailable_timeout <= 0
         self._stream_classes = frozenset(stream_classes)
-        self._options = {"stream_classes": stream_classes, "unreachable_timeout": unreachable_timeout, **options}
         self._dispatcher = Dispatcher(
             unavailable_timeout=unavailable_timeout,
             max_attempts=max_attempts,
             on_change=self._changed,
-            withdraw=self._begin_to_withdraw,
+            withdraw=lambda server, job: self._members.begin_to_withdraw(server, job),
+        )
+        self._members = Members(
+            self._dispatcher,
+            {"stream_classes": stream_classes, **options},
+            in_flight=in_flight,
+            check_interval=check_interval,
+            unreachable_timeout=unreachable_timeout,
+            spawn=self._spawn,
+            on_change=self._changed,
+            next_change=self._next_change,
+            observer=self._observed,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Task[None] | None = None
         self._tasks = Tasks()
-        self._tending: dict[str, asyncio.Task[None]] = {}
         self._live: dict[PoolJob, None] = {}
-        self._room = asyncio.Event()
-        self._ready = asyncio.Event()
+        self._change = asyncio.Event()
         self._snapshots = Snapshots()
         self._job_observers: list[Callable[[Job], object]] = []
         self._download_observers: list[DownloadObserver] = []
@@ -133,7 +130,7 @@ class Pool:
         if isinstance(servers, str | Mapping):
             raise TypeError("servers is a list of addresses, or of the arguments of a Client for each")
         for server in servers:
-            self.add(server)
+            self._members.add(server)
 
     def __repr__(self) -> str:
         return f"<Pool of {len(self._dispatcher.servers)} servers, {len(self._dispatcher.line)} prompts wait>"
@@ -156,13 +153,9 @@ class Pool:
             raise ClientClosed("the pool is closed")
         if self._loop is None:
             self._loop = loop
-            for server in self._dispatcher.servers.values():
-                self._tend(server)
+            self._members.open()
         elif self._loop is not loop:
             raise RuntimeError("a Pool belongs to the event loop of its first use; make another one for this loop")
-
-    def _tend(self, server: PoolServer) -> None:
-        self._tending[server.name] = self._spawn(server.tend())
 
     async def aclose(self) -> None:
         """Close the pool: waiting tasks get `ClientClosed`.
@@ -176,8 +169,7 @@ class Pool:
 
     async def _close(self) -> None:
         self._dispatcher.stop()
-        self._ready.set()
-        self._room.set()
+        self._change.set()
         for task in list(self._tasks):
             task.cancel()
         for entry in list(self._dispatcher.line):
@@ -187,8 +179,7 @@ class Pool:
         for job in list(self._live):
             if job.server is None:
                 job.settle(ClientClosed("the pool is closed"), JobState.PENDING)
-        clients = [server.client for server in self._dispatcher.servers.values()]
-        await asyncio.gather(*(client.aclose() for client in clients))
+        await self._members.aclose()
         if self._tasks:
             await asyncio.wait(list(self._tasks))
 
@@ -199,9 +190,8 @@ class Pool:
             ClientClosed: The pool was closed.
         """
         self._open()
-        while sum(server.usable for server in self._dispatcher.servers.values()) < servers:
-            self._ready.clear()
-            await self._ready.wait()
+        while self._members.usable < servers:
+            await self._next_change()
             self._open()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -328,8 +318,7 @@ class Pool:
     async def _paced(self, workflows: Workflows, key: Hashable) -> AsyncGenerator[Graph, None]:
         async for item in iterate(workflows):
             while self._full(key):
-                self._room.clear()
-                await self._room.wait()
+                await self._next_change()
             yield item
 
     def _begin_item(self, workflow: Graph, index: int, options: PromptOptions, turn: _Turn) -> Job:
@@ -377,8 +366,6 @@ class Pool:
         self._live[job] = None
         job.when_done(self._ended)
         self._dispatcher.add(job.entry)
-        if self._at_once and job.entry.waiting:
-            self._dispatcher.sweep()
         return job
 
     def _ended(self, job: Job) -> None:
@@ -387,8 +374,12 @@ class Pool:
             self._dispatcher.ended(job)
             self._changed()
 
+    async def _next_change(self) -> None:
+        self._change.clear()
+        await self._change.wait()
+
     def _changed(self) -> None:
-        self._room.set()
+        self._change.set()
         if self._queue_watchers:
             for pulse in self._queue_watchers:
                 pulse.set()
@@ -405,15 +396,8 @@ class Pool:
         for job in self._live:
             if job.prompt_id == prompt_id:
                 return job
-        servers = list(self._dispatcher.servers.values())
-        found = await together(_knows(server.client, prompt_id) for server in servers)
-        for server, knows in zip(servers, found, strict=True):
-            if knows:
-                return await server.client.attach(prompt_id)
-        if None in found or not servers:
-            silent = ", ".join(server.name for server, knows in zip(servers, found, strict=True) if knows is None)
-            raise NoServerAvailable(f"no server knows the prompt {prompt_id}; these did not answer: {silent or 'none'}")
-        return await servers[0].client.attach(prompt_id)
+        client = await self._members.client_of(prompt_id)
+        return await client.attach(prompt_id)
 
     @property
     def jobs(self) -> tuple[PoolJob, ...]:
@@ -459,36 +443,11 @@ class Pool:
 
         Raises:
             ValueError: It is in the pool already, or its address cannot be used.
+            ClientClosed: The pool is closed.
         """
-        options = {"url": server} if isinstance(server, str) else dict(server)
-        own = {name: options.pop(name) for name in _OWN_OPTIONS if name in options}
-        weight, in_flight = float(own.get("weight", 1.0)), int(own.get("in_flight", self._in_flight))
-        if not weight > 0 or in_flight < 1:
-            raise ValueError("weight is more than 0, and in_flight at least 1")
-        made = PoolServer(
-            options.pop("url", "http://127.0.0.1:8188"),
-            {**self._options, **options},
-            weight=weight,
-            in_flight=in_flight,
-            check_interval=self._check_interval,
-            unreachable_timeout=self._unreachable_timeout,
-            on_failed=self._dispatcher.failed,
-            on_change=self._server_changed,
-            shared=self._dispatcher.shared,
-        )
-        if made.name in self._dispatcher.servers:
-            raise ValueError(f"{made.name} is in the pool already")
-        self._dispatcher.servers[made.name] = made
-        made.client.on_download(self._observed)
         if self._loop is not None:
             self._open()
-            self._tend(made)
-
-    def _server_changed(self, server: PoolServer) -> None:
-        self._dispatcher.server_changed(server)
-        if server.usable:
-            self._ready.set()
-        self._changed()
+        self._members.add(server)
 
     async def drain(self, url: str) -> None:
         """Give a server nothing more. What waits in its queue moves; what runs there goes on. `resume` ends that.
@@ -498,20 +457,7 @@ class Pool:
         Raises:
             KeyError: It is not in the pool.
         """
-        server = self._server(url)
-        server.draining = True
-        server.changed()
-        self._dispatcher.server_changed(server)
-        await self._withdraw(server, *server.jobs)
-
-    def _begin_to_withdraw(self, server: PoolServer, job: PoolJob) -> None:
-        self._spawn(self._withdraw(server, job))
-
-    async def _withdraw(self, server: PoolServer, *jobs: PoolJob) -> None:
-        try:
-            await server.withdraw(jobs)
-        except AcomfyError as exc:
-            logger.info("%s keeps what waits there: %s", server.name, exc)
+        await self._members.drain(url)
 
     def resume(self, url: str) -> None:
         """Use a server again that was drained.
@@ -519,13 +465,7 @@ class Pool:
         Raises:
             KeyError: It is not in the pool.
         """
-        server = self._server(url)
-        server.draining = False
-        self._server_changed_after(server)
-
-    def _server_changed_after(self, server: PoolServer) -> None:
-        server.changed()
-        self._server_changed(server)
+        self._members.resume(url)
 
     async def remove(self, url: str) -> None:
         """Drain a server, wait until nothing of the pool is there, and let it go.
@@ -535,24 +475,7 @@ class Pool:
         Raises:
             KeyError: It is not in the pool.
         """
-        server = self._server(url)
-        await self.drain(url)
-        while not server.idle:
-            pulse = asyncio.Event()
-            self._queue_watchers.add(pulse)
-            await pulse.wait()
-        self._dispatcher.forget(server)
-        tending = self._tending.pop(server.name, None)
-        if tending is not None:
-            tending.cancel()
-        await server.client.aclose()
-
-    def _server(self, url: str) -> PoolServer:
-        servers = self._dispatcher.servers
-        for server in servers.values():
-            if url.rstrip("/") in (server.name.rstrip("/"), server.given.rstrip("/")):
-                return server
-        raise KeyError(f"this address is not in the pool; its servers are {', '.join(servers) or 'none'}")
+        await self._members.remove(url)
 
     def acquire(self, workflow: Graph | None = None, *, key: Hashable = None, priority: float = 0.0) -> Pinned:
         """Have one server for several steps: ``async with pool.acquire() as client: ...``.
@@ -567,27 +490,8 @@ class Pool:
         Raises:
             NoServerAvailable, ClientClosed: As `run`, on entering.
         """
-        return Pinned(self, NOTHING if workflow is None else self._encoded(workflow)[1], key, priority)
-
-    async def _pin(self, need: Need, key: Hashable, priority: float) -> PoolServer:
-        self._open()
-        pin = Pin(need, asyncio.get_running_loop().create_future())
-        entry: Entry[Any] = Entry(pin, need, key=key, priority=priority)
-        self._dispatcher.add(entry)
-        if self._at_once and entry.waiting:
-            self._dispatcher.sweep()
-        try:
-            return await pin.server
-        except asyncio.CancelledError:
-            if not self._dispatcher.remove(entry) and not pin.server.cancelled():
-                self._unpin(pin.server.result())
-            raise
-
-    def _unpin(self, server: PoolServer) -> None:
-        server.pins -= 1
-        server.changed()
-        self._dispatcher.free(server)
-        self._changed()
+        need = NOTHING if workflow is None else self._encoded(workflow)[1]
+        return Pinned(self._dispatcher, need, key, priority, self._open)
 
     def stats(self) -> PoolStats:
         """Tell what the pool does at the moment, and did."""
@@ -646,35 +550,3 @@ class Pool:
     def wake_at_queue_change(self, pulse: asyncio.Event) -> None:
         """Have an event set when the line or a server's queue changes next."""
         self._queue_watchers.add(pulse)
-
-
-class Pinned:
-    """A server of a pool for several steps; see `Pool.acquire`."""
-
-    def __init__(self, pool: Pool, need: Need, key: Hashable, priority: float) -> None:
-        self._pool = pool
-        self._need = need
-        self._key = key
-        self._priority = priority
-        self._server: PoolServer | None = None
-
-    async def __aenter__(self) -> Client:
-        self._server = await self._pool._pin(self._need, self._key, self._priority)
-        return self._server.client
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        server, self._server = self._server, None
-        if server is not None:
-            self._pool._unpin(server)
-
-
-async def _knows(client: Client, prompt_id: str) -> bool | None:
-    """Tell whether a server knows a prompt; None when it does not answer."""
-    try:
-        if read_queue(await client.api.get_queue()).find(prompt_id) is not None:
-            return True
-        return await client.api.get_history(prompt_id) is not None
-    except AcomfyError:
-        return None

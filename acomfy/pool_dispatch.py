@@ -90,6 +90,8 @@ class Dispatcher:
         """Put something into the line, and give it to a server if one has a place."""
         entry.since = _now()
         self._add(entry)
+        if entry.waiting and self._unavailable_timeout is not None and self._unavailable_timeout <= 0:
+            self.sweep()
 
     def _add(self, entry: Entry[Waiting]) -> None:
         group = self.line.add(entry)
@@ -152,6 +154,13 @@ class Dispatcher:
                     if waits(job) and view.is_warm(need) and may_run(Wish(need, refused=refused), view):
                         self._withdraw(server, job)
                         return
+
+    def unpin(self, server: PoolServer) -> None:
+        """Note that somebody who had a server for some steps is done."""
+        server.pins -= 1
+        server.changed()
+        self.free(server)
+        self._on_change()
 
     def server_changed(self, server: PoolServer) -> None:
         """Note that a server is up, or is not."""

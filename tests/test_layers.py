@@ -42,6 +42,7 @@ SHELL = (
     ("pool_job",),
     ("pool_server",),
     ("pool_dispatch", "pool_stats"),
+    ("pool_members", "pool_pinned"),
     ("pool",),
     ("late",),
     ("__init__",),

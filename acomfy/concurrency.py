@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_CANCELLED_AGAIN_AFTER = 0.2
+
 
 async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Run coroutines at once and give their results in order.
@@ -58,6 +60,17 @@ class Tasks(set["asyncio.Task[None]"]):
         self.add(task)
         task.add_done_callback(self._reap)
         return task
+
+    async def end(self) -> None:
+        """Cancel all, and those that they start meanwhile, and wait until they have ended.
+
+        They are cancelled more than once: ``asyncio.wait_for``, which other libraries use, may lose a cancellation
+        (before Python 3.12).
+        """
+        while self:
+            for task in self:
+                task.cancel()
+            await asyncio.wait(list(self), timeout=_CANCELLED_AGAIN_AFTER)
 
     def _reap(self, task: asyncio.Task[None]) -> None:
         self.discard(task)

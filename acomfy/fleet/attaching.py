@@ -101,9 +101,9 @@ class Attaching:
     async def _find(self, job: FleetJob) -> None:
         """Find out where it runs, if it does: from its worker, or from what that wrote down."""
         try:
-            told = await self._broker.nc.request(self._broker.names.listen(job.job_id), b"", timeout=_ASKED_FOR)
+            told = await self._broker.request(self._broker.names.listen(job.job_id), timeout=_ASKED_FOR)
             return self._following.begun(told.data)
-        except nats.errors.Error as exc:
+        except (nats.errors.Error, OSError) as exc:
             logger.debug("no worker says that it has %s: %r", job, exc)
         attempt, _ = await self._records.attempt(job.job_id)
         if attempt is None or attempt.lost:

@@ -12,8 +12,7 @@ import asyncio
 import copy
 import logging
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -147,10 +146,7 @@ class Broker:
         """Close the connection. What waits for it gets `ClientClosed`."""
         self._closed = True
         self._ready.set()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.end()
 
     def when_open(self, callback: Callable[[], None]) -> None:
         """Have a function called whenever a connection was opened or came back."""
@@ -317,8 +313,7 @@ class Broker:
                 raise self._error(failure, maybe_sent=True) from exc
             asked = clock()
             try:
-                async with self._waiting_for_answers():
-                    return await action(js)
+                return await self.answer(action(js))
             except (nats.errors.Error, OSError) as exc:
                 failure = self._passing(exc, asked)
             if deadline is not None and clock() >= deadline:
@@ -344,15 +339,31 @@ class Broker:
             raise BrokerError(self.shown, reason or str(exc), code=code) from exc
         return exc
 
-    @asynccontextmanager
-    async def _waiting_for_answers(self) -> AsyncGenerator[None, None]:
-        """End with `TimeoutError` when the connection is lost meanwhile."""
+    async def request(self, subject: str, *, timeout: float) -> Msg:
+        """Ask whoever listens to a plain subject.
+
+        Raises:
+            nats.errors.Error: Nobody listens (`NoRespondersError`), or no answer came in so many seconds.
+        """
+        return await self.answer(self.nc.request(subject, b"", timeout=timeout))
+
+    async def answer(self, asked: Awaitable[T]) -> T:
+        """Wait for an answer of the broker, but not for one that was lost with its connection (`TimeoutError`).
+
+        nats-py waits by ``asyncio.wait_for``, which before Python 3.12 loses a cancellation that comes together with
+        the answer; here it is found again.
+        """
+        task = asyncio.current_task()
+        cancels = 0 if task is None else task.cancelling()
         async with asyncio.timeout(None) as scope:
             self._asking.add(scope)
             try:
-                yield
+                found = await asked
             finally:
                 self._asking.discard(scope)
+            if task is not None and task.cancelling() > cancels:
+                raise asyncio.CancelledError
+            return found
 
     # --- What is on it -----------------------------------------------------------------------------------------------
 
@@ -388,12 +399,10 @@ class Broker:
     async def _add_stream(self, config: StreamConfig) -> None:
         """Make a stream if it is not there; who may not make streams can use those that are."""
         try:
-            async with self._waiting_for_answers():
-                await self.js.stream_info(str(config.name))
+            await self.answer(self.js.stream_info(str(config.name)))
         except js_errors.NotFoundError:
             try:
-                async with self._waiting_for_answers():
-                    await self.js.add_stream(config)
+                await self.answer(self.js.add_stream(config))
             except js_errors.BadRequestError as exc:
                 if exc.err_code != _STREAM_EXISTS:  # by another who came at the same time, with other options
                     raise

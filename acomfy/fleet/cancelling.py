@@ -100,7 +100,7 @@ class Cancelling:
         while not job.done() or isinstance(job.exception(), ClientClosed):
             try:
                 await self._broker.ready(None)
-                await self._broker.nc.request(self._broker.names.cancel(job.job_id), b"", timeout=_ASKED_AGAIN_AFTER)
+                await self._broker.request(self._broker.names.cancel(job.job_id), timeout=_ASKED_AGAIN_AFTER)
                 return
             except nats.errors.NoRespondersError:
                 return await self._cancel_waiting(job)

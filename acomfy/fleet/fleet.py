@@ -196,10 +196,7 @@ class Fleet:
             posting = [task for task in self._tasks if task.get_name() == _POST]
             if waiting := [*self._cancelling.wishes, *posting]:
                 await asyncio.wait(waiting, timeout=self._cancel_timeout)
-            while self._tasks:  # one that ends may have started another
-                for task in self._tasks:
-                    task.cancel()
-                await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._tasks.end()
             await self._results.aclose()
         finally:
             await self._broker.aclose()

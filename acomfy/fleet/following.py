@@ -132,8 +132,19 @@ class Following:
             return self.end(job, outcome, JobState.LOST)
         if job.done():
             return
+        if outcome.attempt and self.hearing.has_more(job):
+            self._spawn(self._settle_after_events(job, outcome))
+        else:
+            self._conclude(job, outcome)
+
+    async def _settle_after_events(self, job: FleetJob, outcome: Outcome) -> None:
+        await self.hearing.verdict(job)
+        self._conclude(job, outcome)
+
+    def _conclude(self, job: FleetJob, outcome: Outcome) -> None:
         self.follow(job, outcome.prompt_id, outcome.attempt, outcome.server, outcome.worker)
         job.warnings = outcome.warnings
+        self.hearing.complete(job, outcome.value)
         if isinstance(outcome.value, BaseException):
             self.end(job, outcome.value, outcome.state)
         else:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
 
 import orjson
 from nats.aio.msg import Msg
 
 from .. import frames
-from ..events import Event, ExecutionStart, PreviewImage
-from ..job import TERMINAL, Job
+from ..events import Event, Executing, ExecutionStart, PreviewImage
+from ..job import Job
 from ..verdict import JobState
 from .broker import Broker
 from .hearing import LISTENING_LASTS
@@ -82,22 +82,32 @@ class Forwarding:
 
     async def _forward(self) -> None:
         """Forward events, beginning with what is known, for as long as somebody listens."""
-        subject = self._broker.names.events(self._order.job_id)
         loop = asyncio.get_running_loop()
+        node = self._job.node
         async with aclosing(self._job.events()) as events:
-            with suppress(StopAsyncIteration):
+            try:
                 while loop.time() < self._until:
                     try:
                         async with asyncio.timeout_at(self._until):
                             event = await anext(events)
                     except TimeoutError:
                         continue
-                    frame = frame_of(event)
-                    if len(frame) <= self._broker.largest_message:
-                        await self._broker.tell(subject, frame)
-                    if isinstance(event, TERMINAL):
+                    except StopAsyncIteration:
                         break
+                    await self._tell(event)
+                    if isinstance(event, ExecutionStart) and node is not None:
+                        await self._tell(Executing(node, node, self._job.prompt_id))  # before anybody listened
+            except asyncio.CancelledError:
+                if self._job.done():  # what is left is here already
+                    async for event in events:
+                        await self._tell(event)
+                raise
         self._listened.clear()
+
+    async def _tell(self, event: Event) -> None:
+        frame = frame_of(event)
+        if len(frame) <= self._broker.largest_message:
+            await self._broker.tell(self._broker.names.events(self._order.job_id), frame)
 
 
 def frame_of(event: Event) -> bytes:

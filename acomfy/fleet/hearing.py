@@ -13,9 +13,12 @@ from typing import Any
 
 from nats.aio.msg import Msg
 
+from ..errors import JobFailed
+from ..events import Executed, ExecutionCached, ExecutionStart
 from ..router import Router, TrackedPrompt
 from .broker import Broker
 from .job import FleetJob
+from .wire import Success
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +27,7 @@ LISTENING_LASTS = 15.0
 
 _SAID_EVERY = LISTENING_LASTS / 3
 _SAID_EVERY_BEFORE = 2 * LISTENING_LASTS
+_LATE = 0.2
 
 
 class Hearing:
@@ -38,6 +42,7 @@ class Hearing:
         self._spawn = spawn
         self._router = Router(interleaved=True)
         self._changes: dict[FleetJob, asyncio.Event] = {}
+        self._verdicts: dict[FleetJob, asyncio.Event] = {}
 
     def listeners_changed(self, job: FleetJob) -> None:
         """Begin to listen to a job, or end it, as its own listeners want."""
@@ -52,6 +57,37 @@ class Hearing:
         change = self._changes.get(job)
         if change is not None:
             change.set()
+
+    def has_more(self, job: FleetJob) -> bool:
+        """Tell whether events of a job were heard, but not yet the last one."""
+        return job in self._changes and job.prompt.run is not None and job.prompt.verdict is None
+
+    async def verdict(self, job: FleetJob) -> None:
+        """Wait a moment for the last event of a job: its outcome comes by another way, and may be faster."""
+        heard = self._verdicts.setdefault(job, asyncio.Event())
+        try:
+            async with asyncio.timeout(_LATE):
+                await heard.wait()
+        except TimeoutError:
+            logger.debug("the last events of %s did not come", job)
+        finally:
+            self._verdicts.pop(job, None)
+
+    def complete(self, job: FleetJob, value: Success | BaseException) -> None:
+        """Tell those who listen what they missed: a short prompt ends before its worker hears of them."""
+        run, prompt_id = job.prompt.run, job.prompt_id
+        if not job.prompt.listeners or not isinstance(value, Success | JobFailed):
+            return
+        if run is None:
+            job.deliver(ExecutionStart(prompt_id))
+        if isinstance(value, JobFailed):
+            return
+        if (run is None or run.cached is None) and value.cached_nodes is not None:
+            job.deliver(ExecutionCached(prompt_id, value.cached_nodes))
+        shown = () if run is None else [display_node for display_node, _ in run.executed.values()]
+        for node, ui in value.raw.items():
+            if node not in shown:
+                job.deliver(Executed(prompt_id, node, node, ui))
 
     def replaced(self, job: FleetJob, old: TrackedPrompt) -> None:
         """Note that a job follows another prompt now."""
@@ -91,3 +127,5 @@ class Hearing:
             job.deliver(delivery[1])
         else:
             job.pulse()
+        if job.prompt.verdict is not None and job in self._verdicts:
+            self._verdicts[job].set()

@@ -389,7 +389,7 @@ class Pool:
         """Pick up a prompt that was submitted before, on whichever server has it, as `Client.attach`.
 
         Raises:
-            NoServerAvailable: No server that answers knows it, and some do not answer.
+            NoServerAvailable: No server that answers knows it, and some do not answer for ``unreachable_timeout``.
             ClientClosed: The pool is closed.
         """
         self._open()

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from .client import Client
-from .concurrency import together
 from .errors import AcomfyError, NoServerAvailable
 from .look import read_queue
 from .pool_dispatch import Dispatcher
@@ -160,22 +159,31 @@ class Members:
         Raises:
             NoServerAvailable: No server that answers knows it, and some do not answer.
         """
-        servers = list(self._dispatcher.servers.values())
-        found = await together(_knows(server.client, prompt_id) for server in servers)
-        for server, knows in zip(servers, found, strict=True):
-            if knows:
-                return server.client
-        if None in found or not servers:
-            silent = ", ".join(server.name for server, knows in zip(servers, found, strict=True) if knows is None)
-            raise NoServerAvailable(f"no server knows the prompt {prompt_id}; these did not answer: {silent or 'none'}")
-        return servers[0].client
+        servers = self._dispatcher.servers.values()
+        asking = {asyncio.ensure_future(self._knows(server.client, prompt_id)): server for server in servers}
+        waiting = set(asking)
+        try:
+            while waiting:
+                answered, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for answer in answered:
+                    if answer.result():
+                        return asking[answer].client
+        finally:
+            for answer in waiting:
+                answer.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        silent = [server.name for answer, server in asking.items() if answer.result() is None]
+        if silent or not asking:
+            these = ", ".join(silent) or "none"
+            raise NoServerAvailable(f"no server knows the prompt {prompt_id}; these did not answer: {these}")
+        return next(iter(asking.values())).client
 
-
-async def _knows(client: Client, prompt_id: str) -> bool | None:
-    """Tell whether a server knows a prompt; None when it does not answer."""
-    try:
-        if read_queue(await client.api.get_queue()).find(prompt_id) is not None:
-            return True
-        return await client.api.get_history(prompt_id) is not None
-    except AcomfyError:
-        return None
+    async def _knows(self, client: Client, prompt_id: str) -> bool | None:
+        """Tell whether a server knows a prompt; None when it does not answer."""
+        try:
+            async with asyncio.timeout(self._unreachable_timeout):
+                if read_queue(await client.api.get_queue()).find(prompt_id) is not None:
+                    return True
+                return await client.api.get_history(prompt_id) is not None
+        except (AcomfyError, TimeoutError):
+            return None

@@ -23,6 +23,7 @@ from .errors import (
     HTTPError,
     JobFailed,
     JobLost,
+    OutputMissing,
     ServerError,
     ServerUnreachable,
 )
@@ -61,9 +62,13 @@ class Member(Client):
         super().__init__(url, **options)
 
     def _maybe_resubmit(self, job: Job, error: BaseException) -> bool:
-        if isinstance(job, PoolJob):
-            return self._pool_on_failed(job, error)
-        return super()._maybe_resubmit(job, error)
+        if not isinstance(job, PoolJob):
+            return super()._maybe_resubmit(job, error)
+        unheard = isinstance(error, OutputMissing) and job.prompt.verdict is None
+        taken = self._pool_on_failed(job, error)
+        if taken and unheard:
+            self._connection.reopen("it did not tell of a prompt's end")  # as `Client` does, for what comes next
+        return taken
 
     def _on_open(self) -> None:
         super()._on_open()

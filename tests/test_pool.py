@@ -657,6 +657,29 @@ async def test_without_any_server_prompts_wait_or_are_refused_as_was_said() -> N
         assert color_of(await (await patient).images[0].read()) == 9
 
 
+async def test_streamed_pictures_that_a_deaf_socket_did_not_bring_are_made_again_over_a_new_one() -> None:
+    async with servers(1) as made, quick_pool(made) as pool:
+        await pool.run(streamed(1))
+        made[0].faults.go_deaf()
+        job = await pool.submit(streamed(2))
+        assert color_of(await (await job).images[0].read()) == 2
+        assert job.attempt == 2
+
+
+async def test_attaching_does_not_wait_for_a_server_that_is_silent() -> None:
+    async with servers(2) as made:
+        async with acomfy.Client(made[1].url) as client:
+            job = await client.submit(saved(3))
+            await job
+        async with quick_pool(made) as pool:
+            await pool.wait_ready(2)
+            with made[0].faults.freeze():
+                result = await (await pool.attach(job.prompt_id))
+                assert color_of(await result.images[0].read()) == 3
+                with pytest.raises(acomfy.NoServerAvailable, match=f"these did not answer: {made[0].url}"):
+                    await pool.attach("00000000-0000-4000-8000-000000000000")
+
+
 async def test_a_lost_answer_to_a_prompt_does_not_run_it_on_two_servers() -> None:
     async with servers(2) as made, quick_pool(made) as pool:
         await pool.wait_ready(2)

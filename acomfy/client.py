@@ -563,12 +563,13 @@ class Client(ServerMethods):
         self._open()  # it may have been closed meanwhile
         if (known := self._live.get(prompt_id)) is not None:
             return known
-        graph = item.prompt if item is not None else look.history_prompt(entry or {})
-        return self._attached(prompt_id, graph or {}, item, entry)
-
-    def _attached(self, prompt_id: str, graph: Graph, item: look.QueueItem | None, entry: dict[str, Any] | None) -> Job:
+        graph: Graph = (item.prompt if item is not None else look.history_prompt(entry or {})) or {}
         streams = frozenset(node for node, about in graph.items() if about.get("class_type") in self._stream_classes)
-        job = Job(TrackedPrompt(prompt_id, json.dumps(graph).encode(), streams), PromptOptions(), self, None)
+        prompt = TrackedPrompt(prompt_id, json.dumps(graph).encode(), streams)
+        return self._attached(Job(prompt, PromptOptions(), self, None), item, entry)
+
+    def _attached(self, job: Job, item: look.QueueItem | None, entry: dict[str, Any] | None) -> Job:
+        """Follow a prompt that is on the server, or was."""
         job.prompt.number = item.number if item is not None else None
         self._live.add(job)
         self._watch.posted(job, statuses=-1)

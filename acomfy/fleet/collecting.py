@@ -87,6 +87,16 @@ class Collecting:
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
 
+def lost_file(success: Success) -> FileReference | None:
+    """Give a file that was gone from its server although the prompt itself had just made it; None when none was.
+
+    One of a cached node may have been deleted long ago, and would be gone again.
+    """
+    cached = success.cached_nodes
+    gone = (output.reference for output in success.outputs if isinstance(output, StoredFile) and output.gone)
+    return next((file for file in gone if cached is not None and file.node_id not in cached), None)
+
+
 def _about(nodes: Mapping[str, Any]) -> dict[str, Any]:
     """Give class and title of each node, for who attaches without the graph."""
     about = {}

@@ -7,8 +7,9 @@ looked at what is known of it:
 
 * it has an outcome: nothing is left to do but to see that nothing of it still runs, and to take it from the queue;
 * somebody wants it cancelled: likewise, and that is its outcome;
-* the record of an attempt: its prompt may still run, or may have ended, on the server that the record names. That is
-  asked, and if the server knows it the attempt is followed from here, as its own worker would have;
+* the record of an attempt: its worker may live, and only its lease have run out while the broker was away; if it says
+  so the order is left to it. Else its prompt may still run, or may have ended, on the server that the record names.
+  That is asked, and if the server knows it the attempt is followed from here, as its own worker would have;
 * nothing, or an attempt that is known to be lost: a new attempt begins here. It is recorded *before* it is posted, so
   that whoever comes next knows where to look; and in the place of the record that was read, so that of two workers who
   both think that the order is theirs one is refused.
@@ -22,42 +23,47 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
+import nats.errors
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
 from .. import pool_moves
 from ..errors import (
     AcomfyError,
+    BrokerError,
     ClientClosed,
     JobCancelled,
     JobInterrupted,
     JobLost,
     JobStalled,
     OutputMissing,
+    PromptRejected,
     ProtocolError,
     ServerError,
 )
 from ..frames import load_json
 from ..job import Job
 from ..placement import Need, read_need
+from ..result import Result
 from ..verdict import JobState
 from ..workflow import EncodedGraph
 from .broker import Broker
-from .collecting import Collecting, InputFiles
+from .collecting import Collecting, InputFiles, lost_file
 from .dead import headers_of
 from .forwarding import Forwarding
 from .lease import Lease
 from .member import FleetMember
 from .records import Records
 from .results import stored_outcome
-from .store import BlobMissing, FileStore
+from .store import BlobMissing, FileStore, StoreFull
 from .wire import Attempt, NewerVersion, Order, Outcome, Success, read_order
 
 logger = logging.getLogger(__name__)
@@ -69,6 +75,9 @@ _NEWER_DELAY = 30.0
 _ELSEWHERE_DELAY = 5.0
 _LOOKS_APART = 1.5
 _PAUSE, _LONGEST_PAUSE = 0.5, 10.0
+_HAS = b"has"
+_HAS_ANSWER, _HAS_TRIES = 0.5, 4
+_ATTEMPTS_UNCOUNTED = 10
 
 
 class Place(Protocol):
@@ -106,7 +115,7 @@ class Host(Protocol):
 
     async def somebody_suits(self, need: Need) -> bool: ...
 
-    def given_up_elsewhere(self, job_id: str) -> bool: ...
+    def given_up_elsewhere(self, attempt: Attempt) -> bool: ...
 
 
 class Delivery:
@@ -127,6 +136,13 @@ class Delivery:
         self._cancelling = asyncio.Event()
         self._asked_by: list[Msg] = []
         self._tried_anyway = False
+        self._resumed = False
+        self._has_it = False
+        self._reconnected = asyncio.Event()
+
+    def reconnected(self) -> None:
+        """Note that the connection to the broker was made anew: what was said meanwhile was not heard."""
+        self._reconnected.set()
 
     async def run(self) -> None:
         """Do what is to be done about the order. Cancelling it gives the order back; its prompt is left to run."""
@@ -140,7 +156,10 @@ class Delivery:
             await self._put_aside("unreadable", exc)
             return await self._lease.done()
         self.job_id = order.job_id
-        keeping = asyncio.create_task(self._lease.keep(), name="acomfy-lease")
+        beside = [
+            asyncio.create_task(self._lease.keep(), name="acomfy-lease"),
+            asyncio.create_task(self._look_for_wishes(), name="acomfy-wishes"),
+        ]
         try:
             async with self._hearing_of_cancels(order):
                 await self._decide(order)
@@ -165,8 +184,9 @@ class Delivery:
             await self._after_accident(order, exc)
         finally:
             self.settled_here.set()
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
 
     async def _after_accident(self, order: Order, exc: Exception) -> None:
         deliveries = self._deliveries()
@@ -179,6 +199,10 @@ class Delivery:
     @asynccontextmanager
     async def _hearing_of_cancels(self, order: Order) -> AsyncGenerator[None, None]:
         async def asked(message: Msg) -> None:
+            if message.data == _HAS:
+                if self._has_it:
+                    await broker.tell(message.reply, b"1")
+                return
             self._asked_by.append(message)
             self._cancelling.set()
 
@@ -190,6 +214,17 @@ class Delivery:
             await broker.unlisten(listening)
             for message in self._asked_by:
                 await broker.tell(message.reply, b"1")
+
+    async def _look_for_wishes(self) -> None:
+        """Look for the word that cancels it whenever it may have been said while nobody heard it."""
+        while True:
+            await self._reconnected.wait()
+            self._reconnected.clear()
+            try:
+                if await self._host.records.is_cancelled(self.job_id):
+                    self._cancelling.set()
+            except AcomfyError as exc:
+                logger.debug("whether %s is cancelled is not known: %s", self.job_id, exc)
 
     # --- What is known of it -----------------------------------------------------------------------------------------
 
@@ -214,9 +249,16 @@ class Delivery:
             return
         try:
             if await client.knows(attempt.prompt_id) is not None:
-                await client.clear([attempt.prompt_id])
+                return await client.clear([attempt.prompt_id])
         except ServerError as exc:
             logger.info("what ran of %s may still run: %s", self.job_id, exc)
+        self._leave_behind(attempt)
+
+    def _leave_behind(self, attempt: Attempt) -> None:
+        """Have it taken off when its server, if it is one of this worker, answers again."""
+        place = self._host.place_of(attempt)
+        if place is not None:
+            place.left_behind(attempt.prompt_id)
 
     async def _end_cancelled(self, order: Order, attempt: Attempt | None) -> None:
         prompt_id = order.job_id if attempt is None else attempt.prompt_id
@@ -242,11 +284,14 @@ class Delivery:
             started=time.time(),
             failures=failures,
         )
-        noted = await self._host.records.note(order.job_id, attempt, revision)
-        if noted is None:
-            return logger.info("the order %s is another worker's", order.job_id)
-        files = await self._host.inputs.take(order.files)
+        taking = asyncio.create_task(self._host.inputs.take(order.files), name="acomfy-inputs")
         try:
+            if not await self._before_a_cancel(taking):
+                return await self._end_cancelled(order, before)
+            noted = await self._host.records.note(order.job_id, attempt, revision)
+            if noted is None:
+                return logger.info("the order %s is another worker's", order.job_id)
+            self._has_it = True
             if self._lease.may_be_lost and not await self._is_mine(attempt):
                 return
             self._place.began(need)
@@ -254,11 +299,29 @@ class Delivery:
                 "the order %s begins on %s (attempt %d)", order.job_id, attempt.server, number,
                 extra={"prompt_id": attempt.prompt_id},
             )  # fmt: skip
-            encoded = EncodedGraph(graph, order.streams, files)
+            encoded = EncodedGraph(graph, order.streams, taking.result())
             job = self._place.member.begin(attempt.prompt_id, encoded, replace(order.options, on_lost="raise"))
             attempt, noted = await self._renamed(order, job, attempt, noted)
             await self._follow(order, job, attempt, noted, nodes)
         finally:
+            await self._give_back(taking, order)
+
+    async def _before_a_cancel(self, task: asyncio.Task[Any]) -> bool:
+        """Wait for a task; False when the order is cancelled before that has ended. Raises what the task raised."""
+        cancelling = asyncio.ensure_future(self._cancelling.wait())
+        try:
+            await asyncio.wait([task, cancelling], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            cancelling.cancel()
+        if task.done():
+            task.result()
+        return task.done()
+
+    async def _give_back(self, taking: asyncio.Task[Any], order: Order) -> None:
+        """Let the files of an order go, also while they are still on their way here."""
+        taking.cancel()
+        await asyncio.wait([taking])
+        if not taking.cancelled() and taking.exception() is None:
             await self._host.inputs.give_back(order.files)
 
     async def _renamed(self, order: Order, job: Job, attempt: Attempt, revision: int) -> tuple[Attempt, int]:
@@ -297,29 +360,57 @@ class Delivery:
 
     async def _resume(self, order: Order, attempt: Attempt, revision: int) -> None:
         """Follow an attempt whose worker is gone, where its prompt runs or ran; else begin anew."""
+        if await self._another_has_it(order):
+            return logger.info("the order %s is still at %s", order.job_id, attempt.worker)
         client = self._host.client_of(attempt)
         if client is None:
             # Its server can be asked from its own machine alone: a worker there may come back.
-            if not self._host.given_up_elsewhere(order.job_id):
+            if not self._host.given_up_elsewhere(attempt):
                 return await self._lease.release(_ELSEWHERE_DELAY)
             known = None
         else:
             if self._host.place_of(attempt) is not self._place:
                 self.settled_here.set()  # it does not occupy this place
             known = await self._knows(client, attempt.prompt_id)
+        if self._cancelling.is_set():
+            await self._stop(attempt)
+            return await self._end_cancelled(order, attempt)
         if known and client is not None:
-            mine = replace(attempt, worker=self._host.worker_id)
-            noted = await self._host.records.note(order.job_id, mine, revision)
-            if noted is None:
-                return logger.info("the order %s is another worker's", order.job_id)
-            logger.info("following %s on %s", attempt.prompt_id, attempt.server, extra={"prompt_id": attempt.prompt_id})
-            job = await client.attach(attempt.prompt_id)
-            nodes: Mapping[str, Any] = load_json(await self._graph(order))
-            return await self._follow(order, job, mine, noted, nodes)
-        if known is None and (place := self._host.place_of(attempt)) is not None:
-            place.left_behind(attempt.prompt_id)
+            return await self._take_over(order, attempt, revision, client)
+        if known is None:
+            self._leave_behind(attempt)
         error = JobLost(attempt.prompt_id, "unreachable" if known is None else "restarted")
-        await self._try_again(order, attempt, revision, error, counts=True)
+        await self._lose(order, attempt, revision, error, again=order.options.on_lost == "resubmit", counts=True)
+
+    async def _take_over(self, order: Order, attempt: Attempt, revision: int, client: FleetMember) -> None:
+        mine = replace(attempt, worker=self._host.worker_id)
+        noted = await self._host.records.note(order.job_id, mine, revision)
+        if noted is None:
+            return logger.info("the order %s is another worker's", order.job_id)
+        self._has_it = self._resumed = True
+        logger.info("following %s on %s", attempt.prompt_id, attempt.server, extra={"prompt_id": attempt.prompt_id})
+        graph = await self._graph(order)
+        options = replace(order.options, on_lost="raise")
+        job = await client.follow(attempt.prompt_id, EncodedGraph(graph, order.streams), options)
+        nodes: Mapping[str, Any] = load_json(graph)
+        await self._follow(order, job, mine, noted, nodes)
+
+    async def _another_has_it(self, order: Order) -> bool:
+        """Ask whether the order is at a worker that lives; its lease ran out only as the broker was away.
+
+        It may not be back on the broker yet. It is waited for where something would be lost: pictures that were
+        streamed to it.
+        """
+        broker = self._host.broker
+        for _ in range(_HAS_TRIES if order.streams else 1):
+            try:
+                await broker.nc.request(broker.names.cancel(order.job_id), _HAS, timeout=_HAS_ANSWER)
+                return True
+            except nats.errors.NoRespondersError:
+                await asyncio.sleep(_HAS_ANSWER)
+            except nats.errors.Error as exc:
+                logger.debug("nobody said that it has %s: %r", order.job_id, exc)
+        return False
 
     async def _knows(self, client: FleetMember, prompt_id: str) -> bool | None:
         """Tell whether a server knows a prompt; None when it does not answer for so long that it counts as lost.
@@ -339,19 +430,27 @@ class Delivery:
                     return False
             elif clock() >= deadline:
                 return None
-            await asyncio.sleep(_LOOKS_APART)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOKS_APART):
+                    await self._cancelling.wait()
+                    return None
 
-    async def _try_again(
-        self, order: Order, attempt: Attempt, revision: int, error: AcomfyError, *, counts: bool
+    async def _lose(
+        self, order: Order, attempt: Attempt, revision: int, error: AcomfyError, *, again: bool, counts: bool
     ) -> None:
         """Note that an attempt is lost, and give the order back; or, if that was the last one, put it aside."""
-        failures = attempt.failures + counts
-        again = order.options.on_lost == "resubmit" or not counts
-        if not again or failures >= self._host.max_attempts:
-            return await self._give_up(order, replace(attempt, failures=failures), error)
-        lost = replace(attempt, failures=failures, lost=str(error)[:1000] or "lost")
-        if await self._host.records.note(order.job_id, lost, revision) is not None:
-            logger.warning("the prompt %s is tried again: %s", attempt.prompt_id, error)
+        counts = counts or attempt.number - attempt.failures > _ATTEMPTS_UNCOUNTED
+        attempt = replace(attempt, failures=attempt.failures + counts)
+        if not again:
+            return await self._conclude(order, attempt, attempt.prompt_id, error, _state_after(error))
+        if attempt.failures >= self._host.max_attempts and isinstance(error, PromptRejected):
+            return await self._conclude(order, attempt, attempt.prompt_id, error, JobState.FAILED)
+        if attempt.failures >= self._host.max_attempts:
+            return await self._give_up(order, attempt, error)
+        lost = replace(attempt, lost=str(error)[:1000] or "lost")
+        if await self._host.records.note(order.job_id, lost, revision) is None:
+            return logger.info("the order %s is another worker's", order.job_id)
+        logger.warning("the prompt %s is tried again: %s", attempt.prompt_id, error)
         await self._lease.release()
 
     # --- While it runs -----------------------------------------------------------------------------------------------
@@ -402,10 +501,12 @@ class Delivery:
 
         If another worker follows the very same prompt, it is left to that one; if it began another, ours is stopped.
         """
+        self._reconnected.set()
         now, _ = await self._host.records.attempt(self.job_id)
         if now is not None and (now.prompt_id, now.worker) == (attempt.prompt_id, attempt.worker) and not now.lost:
             self._lease.trust()
             return True
+        self._has_it = False
         logger.warning("the lease of %s ran out, and another worker has it", self.job_id)
         if now is None or now.prompt_id != attempt.prompt_id:
             await self._stop(attempt)
@@ -414,34 +515,56 @@ class Delivery:
     # --- Its end -----------------------------------------------------------------------------------------------------
 
     async def _succeed(self, order: Order, job: Job, attempt: Attempt, revision: int, nodes: Mapping[str, Any]) -> None:
-        result = await job
         attempt = replace(attempt, prompt_id=job.prompt_id)
+        again = order.options.on_lost == "resubmit"
         try:
-            success = await self._host.collecting.success(order.job_id, attempt.number, result, nodes)
-        except ServerError as exc:  # the server died with the files, or the store is full
-            return await self._try_again(order, attempt, revision, exc, counts=True)
+            success = await self._collected(order, attempt, await job, nodes)
+        except StoreFull as exc:  # another try would end in the same way
+            return await self._give_up(order, attempt, exc)
+        except BrokerError:
+            raise
+        except ServerError as exc:  # the server died with the files
+            return await self._lose(order, attempt, revision, exc, again=again, counts=True)
+        lost = lost_file(success)
+        if lost is not None and again and attempt.failures + 1 < self._host.max_attempts:
+            error = OutputMissing(job.prompt_id, lost.node_id, filename=lost.filename, cached=False)
+            return await self._lose(order, attempt, revision, error, again=True, counts=True)
         await self._conclude(order, attempt, job.prompt_id, success, JobState.COMPLETED, job)
 
+    async def _collected(self, order: Order, attempt: Attempt, result: Result, nodes: Mapping[str, Any]) -> Success:
+        """Store what a prompt gave; its server may be away for a while, and the store may be full."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._host.unreachable_timeout
+        while True:
+            try:
+                return await self._host.collecting.success(order.job_id, attempt.number, result, nodes)
+            except ServerError as exc:
+                if isinstance(exc, BrokerError) or clock() >= deadline:
+                    raise
+                logger.warning("what %s gave cannot be stored yet: %s", attempt.prompt_id, exc)
+            await asyncio.sleep(_LOOKS_APART)
+
     async def _fail(self, order: Order, job: Job, attempt: Attempt, revision: int, error: BaseException) -> None:
-        if self._cancelling.is_set() and isinstance(error, JobInterrupted | JobLost):
-            error = JobCancelled(job.prompt_id)
+        attempt = replace(attempt, prompt_id=job.prompt_id)
         move = pool_moves.decide(
             error,
             pool_moves.Attempt(
-                started=job.prompt.run is not None,
+                started=job.prompt.run is not None or self._resumed,
                 posted=job.posted_at is not None,
                 resubmit=order.options.on_lost == "resubmit",
                 failures=attempt.failures,
-                most=self._host.max_attempts,
+                most=sys.maxsize,  # `_lose` counts
                 may_go_elsewhere=not self._tried_anyway,
             ),
         )
         if move.left:
-            self._place.left_behind(job.prompt_id)
-        if move.again and isinstance(error, AcomfyError):
-            return await self._try_again(order, attempt, revision, error, counts=move.counts)
-        if isinstance(error, JobLost | OutputMissing) and move.counts and attempt.failures:
-            return await self._give_up(order, attempt, error)
+            self._leave_behind(attempt)
+        elif isinstance(error, JobStalled):
+            await self._stop(attempt)  # nobody could follow it from here on
+        if self._cancelling.is_set() and (move.again or isinstance(error, JobInterrupted | JobLost)):
+            return await self._end_cancelled(order, attempt)
+        if isinstance(error, AcomfyError) and (move.again or move.counts):
+            return await self._lose(order, attempt, revision, error, again=move.again, counts=move.counts)
         await self._conclude(order, attempt, job.prompt_id, error, _state_after(error), job)
 
     async def _give_up(self, order: Order, attempt: Attempt, error: AcomfyError) -> None:

@@ -13,9 +13,10 @@ from .broker import Broker
 
 logger = logging.getLogger(__name__)
 
-_PARTS = 3
+_PARTS = 4
 _ANSWER = 2.0
 _PAUSE = 0.5
+_REFUSED = 60
 
 
 class Lease:
@@ -55,10 +56,13 @@ class Lease:
                 self._confirmed = asyncio.get_running_loop().time()
 
     async def done(self) -> None:
-        """Take the order from the queue: its outcome is written. A broker that is away is waited for."""
-        while True:
-            if await self._say(b"+ACK"):
-                return
+        """Take the order from the queue: its outcome is written. A broker that is away is waited for.
+
+        One that is there and does not take it has no such lane any more, after a while; then the order is gone too.
+        """
+        refused = 0
+        while refused < _REFUSED and not await self._say(b"+ACK"):
+            refused += self._broker.connected
             await asyncio.sleep(_PAUSE)
 
     async def release(self, delay: float = 0.0) -> None:

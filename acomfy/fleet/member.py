@@ -31,6 +31,23 @@ class FleetMember(Member):
         self._start(job)
         return job
 
+    async def follow(self, prompt_id: str, graph: EncodedGraph, options: PromptOptions) -> Job:
+        """Follow a prompt that another worker posted, or this one before, as if it had been posted here.
+
+        Raises:
+            ServerError: The server did not answer.
+            ClientClosed: The client is closed.
+        """
+        self._open()
+        known = self._live.get(prompt_id)
+        if known is not None:
+            return known
+        item = read_queue(await self._once.get_queue()).find(prompt_id)
+        entry = None if item is not None else await self._once.get_history(prompt_id)
+        self._open()
+        prompt = tracked(graph.json, frozenset(graph.streams), options, prompt_id)
+        return self._attached(Job(prompt, options, self, None), item, entry)
+
     async def knows(self, prompt_id: str) -> bool | None:
         """Tell whether the server knows a prompt; None when it does not answer."""
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections import deque
 
 import nats.errors
 from nats.aio.msg import Msg
@@ -22,7 +21,8 @@ class Puller:
     """The way by which one taker's orders come.
 
     Orders come with their own subject, so that nothing tells which request one answers; those requests of which the
-    answer was lost with a connection may be answered late. So whatever comes is taken, by whoever asks next.
+    answer was lost with a connection may be answered late. So whatever comes is taken by whoever asks; what comes while
+    nobody does is given back at once, as nobody would keep its lease.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -31,45 +31,41 @@ class Puller:
         self._listening: Listening | None = None
         self._numbers = itertools.count()
         self._asked: dict[str, asyncio.Future[Msg | None]] = {}
-        self._late: deque[Msg] = deque()
 
     async def begin(self) -> None:
         """Begin, once the broker is ready."""
         self._inbox = self._broker.nc.new_inbox()
         self._listening = await self._broker.listen(f"{self._inbox}.*", self._receive)
 
-    async def end(self) -> list[Msg]:
-        """End; give the orders that came and were not taken."""
+    async def end(self) -> None:
+        """End. What still comes is for others once its lease has run out."""
         if self._listening is not None:
             await self._broker.unlisten(self._listening)
-        return list(self._late)
 
     async def pull(self, lane: Lane) -> Msg | None:
         """Take an order from a lane; None when none waits there, or the broker is away.
 
-        Cancelling it loses none: one that comes all the same is taken by the next call, or handed on by the broker.
+        Cancelling it loses none: one that comes all the same is given back.
         """
-        if self._late:
-            return self._late.popleft()
         await self._broker.ready(None)
         token = f"{self._inbox}.{next(self._numbers)}"
         future = self._asked[token] = asyncio.get_running_loop().create_future()
+        taken = False
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 await self._broker.nc.publish(
                     f"$JS.API.CONSUMER.MSG.NEXT.{self._broker.names.jobs}.{lane.consumer}", _REQUEST, reply=token
                 )
                 message: Msg | None = await future
-                return message
+            taken = True
+            return message
         except (TimeoutError, nats.errors.Error) as exc:
             logger.debug("no order from %s: %r", lane, exc)
             return None
         finally:
             del self._asked[token]
-            if future.done() and not future.cancelled() and (message := future.result()) is not None:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    self._late.append(message)
+            if not taken and future.done() and not future.cancelled() and (message := future.result()) is not None:
+                await self._give_back(message)
 
     async def _receive(self, message: Msg) -> None:
         status = (message.headers or {}).get("Status")
@@ -80,6 +76,10 @@ class Puller:
             return
         waiting = next((future for future in self._asked.values() if not future.done()), None)
         if waiting is None:
-            self._late.append(message)
+            await self._give_back(message)
         else:
             waiting.set_result(message)
+
+    async def _give_back(self, message: Msg) -> None:
+        logger.debug("an order came too late and goes back: %s", message.subject)
+        await self._broker.tell(message.reply, b"-NAK")

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _PAGE = 256
 _FRESH = 1.0
+_STORING = 4
 _BUSY_PAUSE = 0.5
 _AWAY_PAUSE = 1.0
 _CONNECT_PAUSE = 5.0
@@ -133,6 +134,9 @@ class Station:
         running: set[asyncio.Task[None]] = set()
         try:
             while not self._stopping.is_set():
+                if len(running) > _STORING:
+                    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    continue
                 message = await self._take(puller)
                 if message is not None:
                     await self._deliver(message, running)
@@ -142,8 +146,7 @@ class Station:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
-            for message in await puller.end():
-                await message.nak()
+            await puller.end()
 
     async def _deliver(self, message: Msg, running: set[asyncio.Task[None]]) -> None:
         """See to an order; come back once the server is free again, though its files may still be on their way."""

@@ -8,6 +8,7 @@ import os
 import random
 import socket
 import uuid
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from types import TracebackType
@@ -33,6 +34,7 @@ from .workers import WorkerInfo, write_workers
 
 logger = logging.getLogger(__name__)
 
+_MOST_REFUSED = 10_000
 _OWN_OPTIONS = ("advertise", "in_flight")
 _LOOPBACK = ("localhost", "127.", "::1", "0.0.0.0")
 
@@ -98,9 +100,9 @@ class Worker:
             raise ValueError("in_flight, max_attempts and lease are at least 1, and poll_interval is more than 0")
         self.broker = Broker(nats, Names(name), keeping or Keeping(), options)
         self.records = Records(self.broker, patience=None)
-        self.files = FileStore(self.broker, self.broker.names.files)
+        self.files = FileStore(self.broker, self.broker.names.files, patience=None)
         self.collecting = Collecting(self.files, by_reference=results == "server")
-        self.inputs = InputFiles(FileStore(self.broker, self.broker.names.inputs))
+        self.inputs = InputFiles(FileStore(self.broker, self.broker.names.inputs, patience=None))
         self.host = socket.gethostname()
         self.worker_id = f"{self.host}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.lease = lease
@@ -108,7 +110,7 @@ class Worker:
         self.unreachable_timeout = unreachable_timeout
         self._group = check_token("group", group)
         self._guests: dict[str, FleetMember] = {}
-        self._refused: dict[str, float] = {}
+        self._refused: OrderedDict[str, float] = OrderedDict()
         self._client_options = {"unreachable_timeout": unreachable_timeout, **(client_options or {})}
         self._stopping = asyncio.Event()
         first = random.randrange(1000)  # other workers begin with other lanes
@@ -154,6 +156,7 @@ class Worker:
         Raises:
             ServerUnreachable: The broker refuses the credentials, or what the fleet needs.
         """
+        self.broker.when_open(self._reconnected)
         self.broker.open()
         await self.broker.ready(None)
         names = self.broker.names
@@ -185,6 +188,11 @@ class Worker:
         await asyncio.gather(*(member.aclose() for member in (*members, *self._guests.values())))
         await self.inputs.aclose()
         await self.broker.aclose()
+
+    def _reconnected(self) -> None:
+        for station in self._stations:
+            for delivery in station.deliveries:
+                delivery.reconnected()
 
     async def _answer(self, message: Msg) -> None:
         await self.broker.tell(message.reply, write_workers(self.infos()))
@@ -237,10 +245,13 @@ class Worker:
         """Tell whether a server of the group has what a prompt needs, busy or not."""
         return await somebody_suits(self.broker, self._group, need)
 
-    def given_up_elsewhere(self, job_id: str) -> bool:
+    def given_up_elsewhere(self, attempt: Attempt) -> bool:
         """Tell whether the worker of a server that cannot be reached from here was waited for long enough."""
         now = asyncio.get_running_loop().time()
-        return now - self._refused.setdefault(job_id, now) >= self.unreachable_timeout
+        since = self._refused.setdefault(f"{attempt.worker} {attempt.prompt_id}", now)
+        while len(self._refused) > _MOST_REFUSED:
+            self._refused.popitem(last=False)
+        return now - since >= self.unreachable_timeout
 
 
 def _listed(servers: Iterable[str | Mapping[str, Any]]) -> list[str | Mapping[str, Any]]:

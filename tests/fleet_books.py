@@ -1,4 +1,4 @@
-"""What submitters and servers of a fleet wrote down, and whether it was right: for runs in which all of them are killed.
+"""What submitters and servers of a fleet wrote down, and whether it was right: for runs in which all are killed.
 
 Every submit must have one outcome, every success the picture of its own colour, and no job may finish twice on servers
 that were well. A server writes what `tests.pool_books` says; a submitter writes lines of JSON, each of them before it
@@ -26,6 +26,7 @@ from .pool_books import Event
 
 _SOON = 2.0
 _SLACK = 0.75
+_BEFORE = 5.0  # so long what was dead has an effect: a lease
 
 
 class Journal:
@@ -61,6 +62,7 @@ class FleetBooks:
 
     Attributes:
         streams: The colours whose pictures were streamed.
+        workers: The worker of each server.
         violations: What must not be.
         excused: What ran again although it had finished, and why that was right.
         counts: How often each kind of thing was seen.
@@ -68,6 +70,7 @@ class FleetBooks:
 
     jobs: int
     streams: frozenset[int]
+    workers: dict[str, str] = field(default_factory=dict)
     lines: list[dict[str, Any]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     illnesses: list[Illness] = field(default_factory=list)
@@ -148,9 +151,7 @@ class FleetBooks:
         else:
             self.violations.append(f"finished twice: {text}")
 
-    def _judge_cancels(
-        self, by_color: dict[int, list[dict[str, Any]]], accepted: dict[tuple[str, str], Event]
-    ) -> None:
+    def _judge_cancels(self, by_color: dict[int, list[dict[str, Any]]], accepted: dict[tuple[str, str], Event]) -> None:
         """What was cancelled while all was well is off its server in time, and does not finish later."""
         ends: dict[int, list[Event]] = defaultdict(list)
         for event in self.events:
@@ -162,8 +163,9 @@ class FleetBooks:
             if asked is None:
                 continue
             took = None if said is None else said["at"] - asked["at"]
-            well = not self.was_ill(("",), asked["at"] - 8.0, asked["at"] + _SOON)
-            self.counts[f"cancel while all was well: {well}"] += 1
+            well = not self.was_ill(self._concerned(asked["server"]), asked["at"] - _BEFORE, asked["at"] + _SOON)
+            self.counts["cancelled while all that it concerned was well"] += well
+            self.counts["cancelled while something was dead"] += not well
             if well and (took is None or took > _SOON + _SLACK):
                 self.violations.append(f"{color}: cancelled only after {took} s")
             if well and took is not None:
@@ -171,7 +173,11 @@ class FleetBooks:
             late = [end for end in ends[color] if end.at > asked["at"] + _SOON + _SLACK]
             if late and well:
                 self.violations.append(f"{color}: finished {late[0].at - asked['at']:.2f} s after it was cancelled")
-            self.counts["finished though cancelled, while something was dead"] += bool(late and not well)
+            self.counts["finished though cancelled, as something was dead"] += bool(late and not well)
+
+    def _concerned(self, server: str) -> list[str]:
+        """Tell on what it depends that a prompt on a server is cancelled in time; "" is anything."""
+        return [self.workers[server], server, "broker", "submitter"] if server in self.workers else [""]
 
     def report(self) -> list[str]:
         """Tell what was found."""
@@ -179,7 +185,7 @@ class FleetBooks:
         return [
             f"faults: {dict(sorted(kinds.items()))}",
             *(f"{what}: {count}" for what, count in sorted(self.counts.items()) if count),
-            f"slowest cancel while all was well: {self.slowest_cancel:.2f} s",
+            f"slowest cancel while all that it concerned was well: {self.slowest_cancel:.2f} s",
             f"violations: {len(self.violations)}",
             *self.violations[:30],
         ]

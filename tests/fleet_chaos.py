@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
-import os
 import random
 import shutil
 import signal
@@ -18,10 +17,11 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from .pool_books import Event, read_line
 
 _LEASE = 2.0
 _WINDOW = 24
-_QUIET_END = 240.0
+_QUIET_END = 120.0
 _COLOR: ContextVar[int] = ContextVar("color")
 _KINDS = ("workers", "stops", "servers", "broker", "submitters")
 
@@ -160,7 +160,9 @@ class Process:
     async def start(self) -> None:
         """Start it."""
         with self._log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(sys.executable, *self._arguments, stdout=log, stderr=log)
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, *self._arguments, stdout=log, stderr=log
+            )
 
     async def kill(self) -> None:
         """Kill it as a lack of memory does."""
@@ -183,7 +185,7 @@ class Process:
 
 
 class Server(Process):
-    """A simulated server, as in `tests.pool_killing`: its books and what it saved outlive it; its name is its address."""
+    """A simulated server, as in `tests.pool_killing`; its name is its address. Its books and files outlive it."""
 
     def __init__(self, directory: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -221,6 +223,7 @@ class Chaos:
                 await server.start()
                 stack.push_async_callback(server.kill)
                 self._workers.append(await self._worker(number, server.name, stack))
+                self.books.workers[server.name] = self._workers[-1].name
             for number in range(self._args.submitters):
                 self._submitters.append(await self._submitter(number, stack))
             troubles = [asyncio.create_task(trouble) for trouble in self._troubles()]
@@ -268,7 +271,7 @@ class Chaos:
         while not all(self._has_all(journal) for _, journal in self._submitters):
             await asyncio.sleep(0.5)
             for task in troubles:
-                if task.done():
+                if task.done() and quiet_since is None:
                     await task
             if quiet_since is None and time.monotonic() > deadline - _QUIET_END:
                 quiet_since = time.monotonic()
@@ -310,21 +313,22 @@ class Chaos:
 
     # --- Trouble -------------------------------------------------------------------------------------------------
 
-    def _troubles(self) -> list[Awaitable[None]]:  # type: ignore[type-arg]
-        kinds, troubles = self._args.faults, []
+    def _troubles(self) -> list[Coroutine[Any, Any, None]]:
+        kinds = self._args.faults
+        troubles: list[Coroutine[Any, Any, None]] = []
         for worker in self._workers:
             if "workers" in kinds:
-                troubles.append(self._now_and_then(3.0, 12.0, lambda worker=worker: self._kill(worker)))
+                troubles.append(self._now_and_then(3.0, 12.0, partial(self._kill, worker)))
             if "stops" in kinds:
-                troubles.append(self._now_and_then(4.0, 16.0, lambda worker=worker: self._stop(worker)))
+                troubles.append(self._now_and_then(4.0, 16.0, partial(self._stop, worker)))
         if "servers" in kinds:
-            for server in self._servers[: max(1, len(self._servers) // 2)]:
-                troubles.append(self._now_and_then(4.0, 15.0, lambda server=server: self._kill_server(server)))
+            ill = self._servers[: max(1, len(self._servers) // 2)]
+            troubles += [self._now_and_then(4.0, 15.0, partial(self._kill_server, server)) for server in ill]
         if "broker" in kinds:
             troubles.append(self._now_and_then(6.0, 18.0, self._kill_broker))
         if "submitters" in kinds:
             for submitter, _ in self._submitters:
-                troubles.append(self._now_and_then(5.0, 15.0, lambda submitter=submitter: self._kill(submitter)))
+                troubles.append(self._now_and_then(5.0, 15.0, partial(self._kill, submitter)))
         return troubles
 
     async def _now_and_then(self, least: float, most: float, trouble: Callable[[], Awaitable[None]]) -> None:
@@ -352,8 +356,7 @@ class Chaos:
             await server.kill()
             await asyncio.sleep(self._random.uniform(0.0, 3.0))
             await server.start()
-            while not await _answers(server.name):
-                await asyncio.sleep(0.1)
+            await _answers(server.name)
 
     async def _kill_broker(self) -> None:
         with self.books.illness("broker", "killed"):
@@ -362,12 +365,9 @@ class Chaos:
             await self._broker.start()
 
 
-async def _answers(url: str) -> bool:
+async def _answers(url: str) -> None:
     async with acomfy.Client(url) as client:
-        with suppress(acomfy.AcomfyError):
-            await client.api.get_prompt()
-            return True
-    return False
+        await client.wait_ready()
 
 
 async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:

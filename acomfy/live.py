@@ -80,8 +80,12 @@ class LiveJobs:
         self.router.register(job.prompt)
         self._jobs[job.prompt] = job
         if self.job_observers and job.attempt == 1:
-            for observer in self.job_observers:
-                observer(job)
+            try:
+                for observer in self.job_observers:
+                    observer(job)
+            except BaseException:
+                self._remove(job)  # it is not posted
+                raise
 
     def rekey(self, job: Job, prompt_id: str) -> None:
         """Take over the prompt_id that a server before 0.3.45 chose, if only to cancel by it a job that was let go."""

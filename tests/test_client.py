@@ -413,3 +413,18 @@ async def test_prompts_are_queued_in_the_order_of_their_calls(server: SimulatedS
     sent = [body["prompt"]["1"]["inputs"]["color"] for body in server.prompts]
     assert sent[:2] == [0, 1]
     assert max(abs(color - place) for place, color in enumerate(sent)) < 16, "beyond what is under way at once"
+
+
+async def test_a_prompt_whose_observer_raises_is_not_sent_and_no_job_of_it_is_left(
+    server: SimulatedServer, client: acomfy.Client
+) -> None:
+    def fails(job: acomfy.Job) -> None:
+        raise OSError("the disk is full")
+
+    stop = client.on_job(fails)
+    with pytest.raises(OSError, match="the disk is full"):
+        await client.run(saved())
+    assert client.jobs == ()
+    stop()
+    await client.run(saved())
+    assert len(server.prompts) == 1

@@ -303,21 +303,23 @@ class Broker:
         clock = asyncio.get_running_loop().time
         deadline = None if patience is None else clock() + patience
         pause = _FIRST_PAUSE
-        failure: BaseException | None = None
+        sent = False
         while True:
             try:
                 js = await self.ready(None if deadline is None else max(deadline - clock(), 0.01))
             except ServerUnreachable as exc:
-                if failure is None:
-                    raise
-                raise self._error(failure, maybe_sent=True) from exc
+                exc.maybe_sent = sent
+                raise
             asked = clock()
             try:
+                if not self.nc.is_connected:  # nats-py would keep it until it is connected again, or not at all
+                    raise ConnectionResetError("the connection broke and is not back yet")
+                sent = True
                 return await self.answer(action(js))
             except (nats.errors.Error, OSError) as exc:
                 failure = self._passing(exc, asked)
             if deadline is not None and clock() >= deadline:
-                raise self._error(failure, maybe_sent=True) from failure
+                raise self._error(failure, maybe_sent=sent) from failure
             logger.debug("trying the broker again: %r", failure)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)

@@ -68,6 +68,8 @@ class Posting:
         job.subject = self._broker.names.job(job.lane, job.job_id)
         job.seq = await self._published(job, message)
         job.graph = None
+        # The broker may have lost its disk in between, or somebody removed the stream, and it was made anew.
+        await self._broker.ensure_lane(job.lane, self._lease, patience=self._patience)
         await self._broker.tell(self._broker.names.wake(job.lane))
 
     async def _published(self, job: FleetJob, message: bytes) -> int:

@@ -26,7 +26,7 @@ def quick_fleet(broker: LocalBroker | str, **options: Any) -> Fleet:
 def quick_worker(broker: LocalBroker | str, *servers: SimulatedServer, **options: Any) -> Worker:
     times: dict[str, Any] = {
         "poll_interval": 100 * MS,
-        "patience": Patience(idle=50 * MS),
+        "patience": Patience(idle=50 * MS, starving=200 * MS, worked_at=1000 * MS),
         "client_options": {"silence": 200 * MS},
     }
     url = broker if isinstance(broker, str) else broker.url

@@ -238,7 +238,8 @@ async def test_updates_tell_state_progress_node_and_place(fleet: Fleet, gates: G
 
     async def look() -> None:
         async for job in third.updates(interval=0):
-            seen.append((job.state, await job.position(), job.node))
+            place = await job.position()
+            seen.append((job.state, place, job.node))
 
     async def progress() -> None:
         async for job in second.updates(interval=0):
@@ -506,7 +507,7 @@ async def test_what_was_given_up_can_be_looked_at_and_put_back(
     async with working(broker, server, max_attempts=2, unreachable_timeout=300 * MS), quick_fleet(broker) as fleet:
         job = await fleet.submit(gated("a"))
         for attempt in (1, 2):
-            await eventually(lambda: job.attempt == attempt and job.state == "in_progress")
+            await eventually(lambda attempt=attempt: job.attempt == attempt and job.state == "in_progress")
             await server.go_down()
             await server.come_up()
         with pytest.raises(acomfy.JobLost):
@@ -527,9 +528,7 @@ async def test_what_was_given_up_can_be_looked_at_and_put_back(
                 await unknown(job.job_id)
 
 
-async def test_an_order_that_cannot_be_read_is_put_aside_and_can_be_dropped(
-    broker: LocalBroker, fleet: Fleet
-) -> None:
+async def test_an_order_that_cannot_be_read_is_put_aside_and_can_be_dropped(broker: LocalBroker, fleet: Fleet) -> None:
     await fleet.run(saved(1))
     async with connected(broker.url) as connection:
         await connection.jetstream().publish("acomfy.jobs.default.10.-.strange", b"{}")

@@ -92,6 +92,8 @@ class Place(Protocol):
 
     def is_orphan(self, subject: str) -> bool: ...
 
+    def lease_of(self, message: Msg) -> float: ...
+
     def left_behind(self, prompt_id: str) -> None: ...
 
 
@@ -132,7 +134,7 @@ class Delivery:
         self._host = host
         self._place = place
         self._message = message
-        self._lease = Lease(host.broker, message, host.lease)
+        self._lease = Lease(host.broker, message, place.lease_of(message))
         self._cancelling = asyncio.Event()
         self._asked_by: list[Msg] = []
         self._tried_anyway = False

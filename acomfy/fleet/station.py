@@ -77,12 +77,14 @@ class Station:
         self._broker: Broker = host.broker
         self._group = group
         self._in_flight = in_flight
+        self._lease = host.lease
         self._poll_interval = poll_interval
         self._patience = patience
         self._turn = turn
         self._memory = Memory()
         self._orphans = Orphans(host.broker, group, patience.orphaned)
         self._views: list[LaneView] = []
+        self._leases: dict[str, float] = {}
         self._viewed = float("-inf")
         self._stale = True
         self._left: set[str] = set()
@@ -109,6 +111,10 @@ class Station:
     def is_orphan(self, subject: str) -> bool:
         """Tell whether an order of this subject is tried though no server of the group has its model."""
         return self._orphans.holds(subject)
+
+    def lease_of(self, message: Msg) -> float:
+        """Give the seconds of an order's lease: those that its lane was made with, whatever this worker was told."""
+        return self._leases.get(message.metadata.consumer) or self._lease
 
     def left_behind(self, prompt_id: str) -> None:
         """Note that a prompt which was given up may still be here; it is taken off before the server is used again."""
@@ -274,6 +280,7 @@ class Station:
         except ServerError as exc:
             logger.warning("the queue cannot be looked at: %s", exc)
             return
+        self._leases = {str(info.name): info.config.ack_wait or 0.0 for info in infos if info.config is not None}
         self._views = [view for view in map(lane_view, infos) if view is not None and view.lane.group == self._group]
         self._viewed = asyncio.get_running_loop().time()
         self._memory.note(self._views, self._viewed)

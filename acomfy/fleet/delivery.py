@@ -25,15 +25,10 @@ import asyncio
 import logging
 import sys
 import time
-import uuid
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
-
-import nats.errors
-from nats.aio.msg import Msg
-from nats.js import JetStreamContext
 
 from .. import pool_moves
 from ..errors import (
@@ -45,7 +40,6 @@ from ..errors import (
     JobLost,
     JobStalled,
     OutputMissing,
-    PromptRejected,
     ProtocolError,
     ServerError,
 )
@@ -57,14 +51,14 @@ from ..verdict import JobState
 from ..workflow import EncodedGraph
 from .broker import Broker
 from .collecting import Collecting, InputFiles, lost_file
-from .dead import headers_of
+from .ending import Ending, Letter, state_after
 from .forwarding import Forwarding
-from .lease import Lease
 from .member import FleetMember
+from .names import prompt_id_of
 from .records import Records
-from .results import stored_outcome
 from .store import BlobMissing, FileStore, StoreFull
-from .wire import Attempt, NewerVersion, Order, Outcome, Success, read_order
+from .wire import Attempt, NewerVersion, Order, Success, read_order
+from .wishes import Wishes
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +69,6 @@ _NEWER_DELAY = 30.0
 _ELSEWHERE_DELAY = 5.0
 _LOOKS_APART = 1.5
 _PAUSE, _LONGEST_PAUSE = 0.5, 10.0
-_HAS = b"has"
-_HAS_ANSWER, _HAS_TRIES = 0.5, 4
-_ATTEMPTS_UNCOUNTED = 10
 
 
 class Place(Protocol):
@@ -91,8 +82,6 @@ class Place(Protocol):
     def began(self, need: Need) -> None: ...
 
     def is_orphan(self, subject: str) -> bool: ...
-
-    def lease_of(self, message: Msg) -> float: ...
 
     def left_behind(self, prompt_id: str) -> None: ...
 
@@ -128,42 +117,40 @@ class Delivery:
         settled_here: Set once the order does not occupy its place any more: it ended, or runs somewhere else.
     """
 
-    def __init__(self, host: Host, place: Place, message: Msg) -> None:
+    def __init__(self, host: Host, place: Place, letter: Letter) -> None:
         self.job_id = ""
         self.settled_here = asyncio.Event()
         self._host = host
         self._place = place
-        self._message = message
-        self._lease = Lease(host.broker, message, place.lease_of(message))
-        self._cancelling = asyncio.Event()
-        self._asked_by: list[Msg] = []
+        self._letter = letter
+        self._lease = letter.lease
+        self._ending = Ending(host, place, letter)
+        self._wishes = Wishes(host.broker, host.records)
         self._tried_anyway = False
         self._resumed = False
-        self._has_it = False
-        self._reconnected = asyncio.Event()
 
     def reconnected(self) -> None:
         """Note that the connection to the broker was made anew: what was said meanwhile was not heard."""
-        self._reconnected.set()
+        self._wishes.look()
 
     async def run(self) -> None:
         """Do what is to be done about the order. Cancelling it gives the order back; its prompt is left to run."""
         try:
-            order = read_order(self._message.data)
+            order = read_order(self._letter.data)
         except NewerVersion as exc:
             logger.warning("an order is left to newer workers: %s", exc)
             return await self._lease.release(_NEWER_DELAY)
         except ServerError as exc:
             logger.error("an order cannot be read and is put aside: %s", exc)
-            await self._put_aside("unreadable", exc)
+            await self._ending.put_aside("unreadable", exc)
             return await self._lease.done()
         self.job_id = order.job_id
         beside = [
             asyncio.create_task(self._lease.keep(), name="acomfy-lease"),
-            asyncio.create_task(self._look_for_wishes(), name="acomfy-wishes"),
+            asyncio.create_task(self._wishes.look_when_told(order.job_id), name="acomfy-wishes"),
         ]
         try:
-            async with self._hearing_of_cancels(order):
+            async with self._wishes.heard(order.job_id):
                 await self._decide(order)
         except (asyncio.CancelledError, ClientClosed):
             await self._lease.release()
@@ -172,8 +159,8 @@ class Delivery:
             logger.warning("the order %s is left to newer workers: %s", order.job_id, exc)
             await self._lease.release(_NEWER_DELAY)
         except (ProtocolError, BlobMissing) as exc:  # neither gets better
-            await self._put_aside(str(exc), exc, order)
-            await self._conclude(order, None, order.job_id, exc, JobState.FAILED)
+            await self._ending.put_aside(str(exc), exc, order)
+            await self._ending.conclude(order, None, order.job_id, exc, JobState.FAILED)
         except Exception as exc:  # others may do better, but not for ever
             known = isinstance(exc, AcomfyError | OSError)
             logger.error(
@@ -191,42 +178,12 @@ class Delivery:
             await asyncio.gather(*beside, return_exceptions=True)
 
     async def _after_accident(self, order: Order, exc: Exception) -> None:
-        deliveries = self._deliveries()
+        deliveries = self._letter.deliveries
         if deliveries < _ACCIDENTS:
             return await self._lease.release(min(_PAUSE * deliveries, _LONGEST_PAUSE))
         error = AcomfyError(f"no worker could see to it: {type(exc).__name__}: {exc}")
-        await self._put_aside(str(error), error, order)
-        await self._conclude(order, None, order.job_id, error, JobState.FAILED)
-
-    @asynccontextmanager
-    async def _hearing_of_cancels(self, order: Order) -> AsyncGenerator[None, None]:
-        async def asked(message: Msg) -> None:
-            if message.data == _HAS:
-                if self._has_it:
-                    await broker.tell(message.reply, b"1")
-                return
-            self._asked_by.append(message)
-            self._cancelling.set()
-
-        broker = self._host.broker
-        listening = await broker.listen(broker.names.cancel(order.job_id), asked)
-        try:
-            yield
-        finally:
-            await broker.unlisten(listening)
-            for message in self._asked_by:
-                await broker.tell(message.reply, b"1")
-
-    async def _look_for_wishes(self) -> None:
-        """Look for the word that cancels it whenever it may have been said while nobody heard it."""
-        while True:
-            await self._reconnected.wait()
-            self._reconnected.clear()
-            try:
-                if await self._host.records.is_cancelled(self.job_id):
-                    self._cancelling.set()
-            except AcomfyError as exc:
-                logger.debug("whether %s is cancelled is not known: %s", self.job_id, exc)
+        await self._ending.put_aside(str(error), error, order)
+        await self._ending.conclude(order, None, order.job_id, error, JobState.FAILED)
 
     # --- What is known of it -----------------------------------------------------------------------------------------
 
@@ -237,7 +194,7 @@ class Delivery:
         if written is not None:
             await self._stop(attempt)
             return await self._lease.done()
-        if self._cancelling.is_set() or await records.is_cancelled(order.job_id):
+        if self._wishes.cancelling.is_set() or await records.is_cancelled(order.job_id):
             await self._stop(attempt)
             return await self._end_cancelled(order, attempt)
         if attempt is not None and not attempt.lost:
@@ -264,7 +221,7 @@ class Delivery:
 
     async def _end_cancelled(self, order: Order, attempt: Attempt | None) -> None:
         prompt_id = order.job_id if attempt is None else attempt.prompt_id
-        await self._conclude(order, attempt, prompt_id, JobCancelled(prompt_id), JobState.CANCELLED)
+        await self._ending.conclude(order, attempt, prompt_id, JobCancelled(prompt_id), JobState.CANCELLED)
 
     # --- A new attempt -----------------------------------------------------------------------------------------------
 
@@ -279,7 +236,7 @@ class Delivery:
         number = 1 if before is None else before.number + 1
         attempt = Attempt(
             number=number,
-            prompt_id=order.job_id if number == 1 else str(uuid.uuid4()),
+            prompt_id=prompt_id_of(order.job_id, number),
             server=self._place.address,
             host=self._host.host,
             worker=self._host.worker_id,
@@ -293,7 +250,7 @@ class Delivery:
             noted = await self._host.records.note(order.job_id, attempt, revision)
             if noted is None:
                 return logger.info("the order %s is another worker's", order.job_id)
-            self._has_it = True
+            self._wishes.has_it = True
             if self._lease.may_be_lost and not await self._is_mine(attempt):
                 return
             self._place.began(need)
@@ -310,7 +267,7 @@ class Delivery:
 
     async def _before_a_cancel(self, task: asyncio.Task[Any]) -> bool:
         """Wait for a task; False when the order is cancelled before that has ended. Raises what the task raised."""
-        cancelling = asyncio.ensure_future(self._cancelling.wait())
+        cancelling = asyncio.ensure_future(self._wishes.cancelling.wait())
         try:
             await asyncio.wait([task, cancelling], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -329,7 +286,7 @@ class Delivery:
     async def _renamed(self, order: Order, job: Job, attempt: Attempt, revision: int) -> tuple[Attempt, int]:
         """Note the id that a server before 0.3.45 chose instead of ours, once the POST was answered."""
         if job.posting is not None:
-            cancelling = asyncio.ensure_future(self._cancelling.wait())
+            cancelling = asyncio.ensure_future(self._wishes.cancelling.wait())
             await asyncio.wait([job.posting, cancelling], return_when=asyncio.FIRST_COMPLETED)
             cancelling.cancel()
         if job.prompt_id != attempt.prompt_id:
@@ -344,14 +301,11 @@ class Delivery:
         """
         if self._place.suits(need):
             return True
-        nobody = self._place.is_orphan(self._message.subject) or self._deliveries() > _UNSUITED_TIMES
-        if not nobody and self._deliveries() > _ASKED_AFTER:
+        nobody = self._place.is_orphan(self._letter.subject) or self._letter.deliveries > _UNSUITED_TIMES
+        if not nobody and self._letter.deliveries > _ASKED_AFTER:
             nobody = not await self._host.somebody_suits(need)
         self._tried_anyway = nobody
         return nobody
-
-    def _deliveries(self) -> int:
-        return self._message.metadata.num_delivered or 1
 
     async def _graph(self, order: Order) -> bytes:
         if isinstance(order.graph, bytes):
@@ -362,7 +316,7 @@ class Delivery:
 
     async def _resume(self, order: Order, attempt: Attempt, revision: int) -> None:
         """Follow an attempt whose worker is gone, where its prompt runs or ran; else begin anew."""
-        if await self._another_has_it(order):
+        if await self._wishes.another_has_it(order.job_id, patient=bool(order.streams)):
             return logger.info("the order %s is still at %s", order.job_id, attempt.worker)
         client = self._host.client_of(attempt)
         if client is None:
@@ -374,7 +328,7 @@ class Delivery:
             if self._host.place_of(attempt) is not self._place:
                 self.settled_here.set()  # it does not occupy this place
             known = await self._knows(client, attempt.prompt_id)
-        if self._cancelling.is_set():
+        if self._wishes.cancelling.is_set():
             await self._stop(attempt)
             return await self._end_cancelled(order, attempt)
         if known and client is not None:
@@ -382,37 +336,20 @@ class Delivery:
         if known is None:
             self._leave_behind(attempt)
         error = JobLost(attempt.prompt_id, "unreachable" if known is None else "restarted")
-        await self._lose(order, attempt, revision, error, again=order.options.on_lost == "resubmit", counts=True)
+        await self._ending.lose(order, attempt, revision, error, again=order.options.on_lost == "resubmit", counts=True)
 
     async def _take_over(self, order: Order, attempt: Attempt, revision: int, client: FleetMember) -> None:
         mine = replace(attempt, worker=self._host.worker_id)
         noted = await self._host.records.note(order.job_id, mine, revision)
         if noted is None:
             return logger.info("the order %s is another worker's", order.job_id)
-        self._has_it = self._resumed = True
+        self._wishes.has_it = self._resumed = True
         logger.info("following %s on %s", attempt.prompt_id, attempt.server, extra={"prompt_id": attempt.prompt_id})
         graph = await self._graph(order)
         options = replace(order.options, on_lost="raise")
         job = await client.follow(attempt.prompt_id, EncodedGraph(graph, order.streams), options)
         nodes: Mapping[str, Any] = load_json(graph)
         await self._follow(order, job, mine, noted, nodes)
-
-    async def _another_has_it(self, order: Order) -> bool:
-        """Ask whether the order is at a worker that lives; its lease ran out only as the broker was away.
-
-        It may not be back on the broker yet. It is waited for where something would be lost: pictures that were
-        streamed to it.
-        """
-        broker = self._host.broker
-        for _ in range(_HAS_TRIES if order.streams else 1):
-            try:
-                await broker.nc.request(broker.names.cancel(order.job_id), _HAS, timeout=_HAS_ANSWER)
-                return True
-            except nats.errors.NoRespondersError:
-                await asyncio.sleep(_HAS_ANSWER)
-            except nats.errors.Error as exc:
-                logger.debug("nobody said that it has %s: %r", order.job_id, exc)
-        return False
 
     async def _knows(self, client: FleetMember, prompt_id: str) -> bool | None:
         """Tell whether a server knows a prompt; None when it does not answer for so long that it counts as lost.
@@ -434,26 +371,8 @@ class Delivery:
                 return None
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOKS_APART):
-                    await self._cancelling.wait()
+                    await self._wishes.cancelling.wait()
                     return None
-
-    async def _lose(
-        self, order: Order, attempt: Attempt, revision: int, error: AcomfyError, *, again: bool, counts: bool
-    ) -> None:
-        """Note that an attempt is lost, and give the order back; or, if that was the last one, put it aside."""
-        counts = counts or attempt.number - attempt.failures > _ATTEMPTS_UNCOUNTED
-        attempt = replace(attempt, failures=attempt.failures + counts)
-        if not again:
-            return await self._conclude(order, attempt, attempt.prompt_id, error, _state_after(error))
-        if attempt.failures >= self._host.max_attempts and isinstance(error, PromptRejected):
-            return await self._conclude(order, attempt, attempt.prompt_id, error, JobState.FAILED)
-        if attempt.failures >= self._host.max_attempts:
-            return await self._give_up(order, attempt, error)
-        lost = replace(attempt, lost=str(error)[:1000] or "lost")
-        if await self._host.records.note(order.job_id, lost, revision) is None:
-            return logger.info("the order %s is another worker's", order.job_id)
-        logger.warning("the prompt %s is tried again: %s", attempt.prompt_id, error)
-        await self._lease.release()
 
     # --- While it runs -----------------------------------------------------------------------------------------------
 
@@ -480,7 +399,7 @@ class Delivery:
     async def _until_it_ends(self, order: Order, job: Job, attempt: Attempt) -> bool:
         """Wait for the end; False when the order turned out to be another worker's meanwhile."""
         ending = asyncio.ensure_future(job.settled())
-        cancelling = asyncio.ensure_future(self._cancelling.wait())
+        cancelling = asyncio.ensure_future(self._wishes.cancelling.wait())
         doubting = asyncio.ensure_future(self._lease.doubtful.wait())
         try:
             while not ending.done():
@@ -503,12 +422,12 @@ class Delivery:
 
         If another worker follows the very same prompt, it is left to that one; if it began another, ours is stopped.
         """
-        self._reconnected.set()
+        self._wishes.look()
         now, _ = await self._host.records.attempt(self.job_id)
         if now is not None and (now.prompt_id, now.worker) == (attempt.prompt_id, attempt.worker) and not now.lost:
             self._lease.trust()
             return True
-        self._has_it = False
+        self._wishes.has_it = False
         logger.warning("the lease of %s ran out, and another worker has it", self.job_id)
         if now is None or now.prompt_id != attempt.prompt_id:
             await self._stop(attempt)
@@ -522,16 +441,16 @@ class Delivery:
         try:
             success = await self._collected(order, attempt, await job, nodes)
         except StoreFull as exc:  # another try would end in the same way
-            return await self._give_up(order, attempt, exc)
+            return await self._ending.give_up(order, attempt, exc)
         except BrokerError:
             raise
         except ServerError as exc:  # the server died with the files
-            return await self._lose(order, attempt, revision, exc, again=again, counts=True)
+            return await self._ending.lose(order, attempt, revision, exc, again=again, counts=True)
         lost = lost_file(success)
         if lost is not None and again and attempt.failures + 1 < self._host.max_attempts:
             error = OutputMissing(job.prompt_id, lost.node_id, filename=lost.filename, cached=False)
-            return await self._lose(order, attempt, revision, error, again=True, counts=True)
-        await self._conclude(order, attempt, job.prompt_id, success, JobState.COMPLETED, job)
+            return await self._ending.lose(order, attempt, revision, error, again=True, counts=True)
+        await self._ending.conclude(order, attempt, job.prompt_id, success, JobState.COMPLETED, job)
 
     async def _collected(self, order: Order, attempt: Attempt, result: Result, nodes: Mapping[str, Any]) -> Success:
         """Store what a prompt gave; its server may be away for a while, and the store may be full."""
@@ -563,62 +482,8 @@ class Delivery:
             self._leave_behind(attempt)
         elif isinstance(error, JobStalled):
             await self._stop(attempt)  # nobody could follow it from here on
-        if self._cancelling.is_set() and (move.again or isinstance(error, JobInterrupted | JobLost)):
+        if self._wishes.cancelling.is_set() and (move.again or isinstance(error, JobInterrupted | JobLost)):
             return await self._end_cancelled(order, attempt)
         if isinstance(error, AcomfyError) and (move.again or move.counts):
-            return await self._lose(order, attempt, revision, error, again=move.again, counts=move.counts)
-        await self._conclude(order, attempt, job.prompt_id, error, _state_after(error), job)
-
-    async def _give_up(self, order: Order, attempt: Attempt, error: AcomfyError) -> None:
-        """End an order with the last error, and put it aside for somebody to look at."""
-        logger.error("the order %s is given up: %s", order.job_id, error, extra={"prompt_id": attempt.prompt_id})
-        await self._put_aside(f"attempt {attempt.number}: {error}", error, order)
-        await self._conclude(order, attempt, attempt.prompt_id, error, _state_after(error))
-
-    async def _put_aside(self, reason: str, error: BaseException, order: Order | None = None) -> None:
-        """Keep an order in the dead-letter stream, with the reason."""
-        group, job_id = ("default", uuid.uuid4().hex) if order is None else (order.group, order.job_id)
-        headers = headers_of(reason, error, server=self._place.address, subject=self._message.subject)
-        subject = self._host.broker.names.dead_letter(group, job_id)
-
-        async def publish(js: JetStreamContext) -> object:
-            return await js.publish(subject, self._message.data, headers=dict(headers))
-
-        await self._host.broker.persist(publish, patience=None)
-
-    async def _conclude(
-        self,
-        order: Order,
-        attempt: Attempt | None,
-        prompt_id: str,
-        value: Success | BaseException,
-        state: JobState,
-        job: Job | None = None,
-    ) -> None:
-        """Write the outcome, unless there is one, and take the order from the queue."""
-        outcome = Outcome(
-            job_id=order.job_id,
-            prompt_id=prompt_id,
-            state=state,
-            value=value,
-            attempt=0 if attempt is None else attempt.number,
-            server="" if attempt is None else attempt.server,
-            worker=self._host.worker_id,
-            warnings=() if job is None else job.warnings,
-        )
-        broker = self._host.broker
-        written = await stored_outcome(self._host.files, outcome, broker.largest_message)
-        if not await self._host.records.conclude(order.client_id, order.job_id, written):
-            logger.info("the order %s has its outcome already", order.job_id)
-        else:
-            logger.info(
-                "the order %s is %s on %s", order.job_id, state.value, outcome.server or self._place.address,
-                extra={"prompt_id": prompt_id},
-            )  # fmt: skip
-        await self._lease.done()
-
-
-def _state_after(error: BaseException) -> JobState:
-    if isinstance(error, JobCancelled | JobInterrupted):
-        return JobState.CANCELLED
-    return JobState.LOST if isinstance(error, JobLost | JobStalled | OutputMissing) else JobState.FAILED
+            return await self._ending.lose(order, attempt, revision, error, again=move.again, counts=move.counts)
+        await self._ending.conclude(order, attempt, job.prompt_id, error, state_after(error), job)

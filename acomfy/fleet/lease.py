@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 import nats.errors
 from nats.aio.msg import Msg
@@ -78,3 +79,32 @@ class Lease:
             logger.debug("the broker was not told %r: %r", what, exc)
             return False
         return True
+
+
+class Unleased:
+    """In the place of a lease, for an order that was not taken from its lane.
+
+    Whoever takes it there asks whether another has it, and leaves it then.
+
+    Args:
+        withdraw: Takes the order from the queue.
+    """
+
+    may_be_lost = False
+
+    def __init__(self, withdraw: Callable[[], Awaitable[None]]) -> None:
+        self.doubtful = asyncio.Event()
+        self._withdraw = withdraw
+
+    def trust(self) -> None:
+        """See `Lease.trust`; it is never doubtful."""
+
+    async def keep(self) -> None:
+        """See `Lease.keep`; there is nothing to keep."""
+
+    async def done(self) -> None:
+        """See `Lease.done`."""
+        await self._withdraw()
+
+    async def release(self, delay: float = 0.0) -> None:
+        """See `Lease.release`; others take it once the lease of whoever took it has run out."""

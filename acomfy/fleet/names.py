@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import uuid
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -30,6 +31,8 @@ from ..placement import Need
 
 ANY_MODEL = "-"
 LOWEST, HIGHEST = -9, 9
+
+_FOUND_ATTEMPTS = 8
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LANE = re.compile(r"[A-Za-z0-9_-]+\.jobs\.([A-Za-z0-9_-]{1,64})\.(0[1-9]|1[0-9])\.([A-Za-z0-9_-]{1,64})\.\*")
@@ -137,6 +140,26 @@ def main_model(need: Need) -> str:
     """Give the file of that model; "" when there is none."""
     loader = main_loader(need)
     return "" if loader is None else loader[2]
+
+
+def prompt_id_of(job_id: str, number: int) -> str:
+    """Give the prompt_id of an attempt of a job: the job's own for the first, and from them on one near it.
+
+    So a prompt that is met on a server leads to its job; see `possible_jobs`.
+    """
+    try:
+        return str(uuid.UUID(int=uuid.UUID(job_id).int ^ (number - 1))) if number > 1 else job_id
+    except ValueError:
+        return str(uuid.uuid4())  # somebody chose another kind of id
+
+
+def possible_jobs(prompt_id: str) -> list[str]:
+    """Give the jobs of which a prompt can be one of the first attempts."""
+    try:
+        near = uuid.UUID(prompt_id).int
+    except ValueError:
+        return [prompt_id]
+    return [prompt_id, *(str(uuid.UUID(int=near ^ number)) for number in range(1, _FOUND_ATTEMPTS))]
 
 
 class Names:

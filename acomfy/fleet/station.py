@@ -17,9 +17,12 @@ from nats.js.api import ConsumerInfo
 
 from ..errors import AcomfyError, ServerError
 from ..placement import Need, Offer
+from .adopting import Adopting
 from .broker import Broker
 from .delivery import Delivery, Host
+from .ending import Letter
 from .lanes import LaneView, Memory, Patience, lanes_to_ask
+from .lease import Lease
 from .member import FleetMember
 from .names import ANY_MODEL, Lane, main_model, model_token
 from .orphans import Orphans
@@ -89,6 +92,9 @@ class Station:
         self._stale = True
         self._left: set[str] = set()
         self._complaints: set[type[AcomfyError]] = set()
+        self._adopted: set[asyncio.Task[None]] = set()
+        self._occupied: set[Delivery] = set()
+        self._adopting = Adopting(host, self, host.lease, self._adopt)
         self._ready_turn = asyncio.Lock()
         self._stopping = asyncio.Event()
 
@@ -112,10 +118,6 @@ class Station:
         """Tell whether an order of this subject is tried though no server of the group has its model."""
         return self._orphans.holds(subject)
 
-    def lease_of(self, message: Msg) -> float:
-        """Give the seconds of an order's lease: those that its lane was made with, whatever this worker was told."""
-        return self._leases.get(message.metadata.consumer) or self._lease
-
     def left_behind(self, prompt_id: str) -> None:
         """Note that a prompt which was given up may still be here; it is taken off before the server is used again."""
         self._left.add(prompt_id)
@@ -125,9 +127,14 @@ class Station:
 
     async def run(self) -> None:
         """Take orders until `stop`, then wait for those that are here."""
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self._in_flight):
-                group.create_task(self._slot())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._in_flight):
+                    group.create_task(self._slot())
+            if self._adopted:
+                await asyncio.wait(self._adopted)
+        finally:
+            await _cancelled(self._adopted)
 
     def stop(self) -> None:
         """Take no more."""
@@ -149,23 +156,37 @@ class Station:
             if running:
                 await asyncio.wait(running)
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await _cancelled(running)
             await puller.end()
+
+    def _lease_of(self, message: Msg) -> float:
+        """Give the seconds of an order's lease: those that its lane was made with, whatever this worker was told."""
+        return self._leases.get(message.metadata.consumer) or self._lease
 
     async def _deliver(self, message: Msg, running: set[asyncio.Task[None]]) -> None:
         """See to an order; come back once the server is free again, though its files may still be on their way."""
-        delivery = Delivery(self._host, self, message)
-        self.deliveries.add(delivery)
-        task = asyncio.create_task(delivery.run(), name="acomfy-delivery")
-        running.add(task)
-        task.add_done_callback(lambda _: self._delivered(delivery, task, running))
+        lease = Lease(self._broker, message, self._lease_of(message))
+        letter = Letter(message.data, message.subject, lease, message.metadata.num_delivered or 1)
+        delivery, task = self._begin(letter, running)
         free = asyncio.ensure_future(delivery.settled_here.wait())
         try:
             await asyncio.wait([task, free], return_when=asyncio.FIRST_COMPLETED)
         finally:
             free.cancel()
+
+    def _begin(self, letter: Letter, running: set[asyncio.Task[None]]) -> tuple[Delivery, asyncio.Task[None]]:
+        delivery = Delivery(self._host, self, letter)
+        self.deliveries.add(delivery)
+        task = asyncio.create_task(delivery.run(), name="acomfy-delivery")
+        running.add(task)
+        task.add_done_callback(lambda _: self._delivered(delivery, task, running))
+        return delivery, task
+
+    def _adopt(self, letter: Letter) -> None:
+        """See to an order whose prompt was found on the server."""
+        delivery, task = self._begin(letter, self._adopted)
+        self._occupied.add(delivery)
+        task.add_done_callback(lambda _: self._occupied.discard(delivery))
 
     def _delivered(self, delivery: Delivery, task: asyncio.Task[None], running: set[asyncio.Task[None]]) -> None:
         self.deliveries.discard(delivery)
@@ -186,7 +207,9 @@ class Station:
                 if self._stale or not self.up:
                     await self._make_ready()
                 others = await self.member.remaining() - len(self.member.jobs)
-                return others <= 0  # else they are somebody else's; ours wait where they can go elsewhere
+                if others > 0:  # somebody else's: ours wait where they can go elsewhere
+                    await self._adopting.look()
+                return others <= 0 and not any(not one.settled_here.is_set() for one in self._occupied)
             except AcomfyError as exc:
                 self._complain(exc)
             self.up = False
@@ -203,8 +226,9 @@ class Station:
         self.offer = await self.member.read_offer()
         await self.member.hear()
         if self._left:
-            await self.member.clear(list(self._left))
-            self._left.clear()
+            left = frozenset(self._left)
+            await self.member.clear(left)
+            self._left -= left
         if not self.up:
             (logger.warning if self._complaints else logger.info)("%s can be used", self.address)
             self._complaints.clear()
@@ -310,6 +334,12 @@ class Station:
         finally:
             for listening in listenings:
                 await broker.unlisten(listening)
+
+
+async def _cancelled(tasks: Collection[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def lane_view(info: ConsumerInfo) -> LaneView | None:

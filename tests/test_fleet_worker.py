@@ -1,0 +1,645 @@
+"""Each state in which a worker of a fleet can die, be cut off, be wrong about its lease, or meet a server in trouble.
+
+A worker is killed here by cutting its connection to the broker before its tasks are cancelled: nothing is given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import acomfy
+from acomfy.fleet import Fleet, FleetJob, Keeping, Worker, delivery, station, wishes
+from acomfy.fleet.broker import Broker
+from acomfy.fleet.collecting import lost_file
+from acomfy.fleet.lease import Lease
+from acomfy.fleet.local import LocalBroker
+from acomfy.fleet.names import Lane, Names
+from acomfy.fleet.pulls import Puller
+from acomfy.fleet.records import Records
+from acomfy.fleet.store import FileStore, StoreFull
+from acomfy.fleet.wire import Attempt, Outcome, StoredFile, Success, write_outcome
+from acomfy.fleet.wishes import Wishes
+from acomfy.outputs import FileReference
+from acomfy.simulator import Node, NodeContext, SimulatedServer
+from acomfy.verdict import JobState
+
+from .brokers import broker as broker
+from .brokers import connected
+from .conftest import MS
+from .fleets import messages_in, quick_fleet, quick_worker, working
+from .graphs import color_of, gated, saved
+from .shell import Gates, eventually, gates, server
+
+__all__ = ["broker", "gates", "server"]
+
+pytestmark = pytest.mark.anyio
+
+LEASE = 1.0
+
+
+@pytest.fixture
+async def fleet(broker: LocalBroker) -> AsyncIterator[Fleet]:
+    async with quick_fleet(broker, lease=LEASE) as fleet:
+        yield fleet
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "_LOOKS_APART", 100 * MS)
+    monkeypatch.setattr(delivery, "_ELSEWHERE_DELAY", 100 * MS)
+    monkeypatch.setattr(station, "_AWAY_PAUSE", 20 * MS)
+    monkeypatch.setattr(station, "_BUSY_PAUSE", 20 * MS)
+    monkeypatch.setattr(wishes, "_ANSWER", 100 * MS)
+
+
+class Mortal:
+    """A worker that can be killed."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self._task = asyncio.create_task(worker.run())
+
+    async def kill(self) -> None:
+        await self.worker.broker.aclose()
+        await self.end()
+
+    async def end(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self.worker.aclose()
+
+
+@asynccontextmanager
+async def mortal(broker: LocalBroker, *servers: SimulatedServer, **options: Any) -> AsyncIterator[Mortal]:
+    worker = Mortal(quick_worker(broker, *servers, lease=LEASE, **options))
+    try:
+        yield worker
+    finally:
+        await worker.end()
+
+
+@asynccontextmanager
+async def recorded(broker: LocalBroker) -> AsyncIterator[Records]:
+    """Read and write what the broker remembers of orders, as a worker does."""
+    link = Broker(broker.url, Names(), Keeping(), {})
+    link.open()
+    try:
+        yield Records(link, patience=5000 * MS)
+    finally:
+        await link.aclose()
+
+
+async def outcome_of(job: FleetJob) -> acomfy.Result | BaseException:
+    async with asyncio.timeout(15_000 * MS):
+        try:
+            return await job
+        except acomfy.AcomfyError as exc:
+            return exc
+
+
+async def emptied(broker: LocalBroker) -> None:
+    """Wait until no order is in the queue."""
+    async with asyncio.timeout(10_000 * MS):
+        while await messages_in(broker, "ACOMFY_JOBS"):  # noqa: ASYNC110  # no event tells of it
+            await asyncio.sleep(20 * MS)
+
+
+def attempt_on(server: SimulatedServer, job_id: str, *, worker: Worker, **changes: Any) -> Attempt:
+    attempt = Attempt(
+        number=1,
+        prompt_id=job_id,
+        server=server.url,
+        host=worker.host,
+        worker="a-dead-one",
+        started=time.time(),
+    )
+    return replace(attempt, **changes)
+
+
+# --- Killed ----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_order_of_a_worker_that_died_before_it_noted_anything_runs_once(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer
+) -> None:
+    job = await fleet.submit(saved(1))
+    async with connected(broker.url) as connection:
+        inbox = connection.new_inbox()
+        taken = await connection.subscribe(inbox)
+        await connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.ACOMFY_JOBS.{job.lane.consumer}", b"1", reply=inbox)
+        await taken.next_msg(5000 * MS)  # and nothing more is heard
+    async with mortal(broker, server):
+        assert isinstance(await outcome_of(job), acomfy.Result)
+    assert (job.attempt, server.ledger.executions) == (1, 1)
+
+
+async def test_an_attempt_that_was_noted_and_never_posted_is_begun_anew_under_another_id(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer
+) -> None:
+    job = await fleet.submit(saved(1))
+    worker = quick_worker(broker, server, lease=LEASE)
+    async with recorded(broker) as records:
+        await records.note(job.job_id, attempt_on(server, job.job_id, worker=worker), 0)
+        running = Mortal(worker)
+        result = await outcome_of(job)
+        await running.end()
+        attempt, _ = await records.attempt(job.job_id)
+    assert isinstance(result, acomfy.Result)
+    assert attempt is not None
+    assert (attempt.number, attempt.failures) == (2, 1)
+    assert list(server.ledger) == [job.prompt_id] != [job.job_id]
+
+
+async def test_a_prompt_that_runs_is_followed_by_the_next_worker(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer, gates: Gates
+) -> None:
+    async with mortal(broker, server) as first, mortal(broker, server):
+        job = await fleet.submit(gated("a"))
+        await gates.reached["a"].wait()
+        await first.kill()
+        gates.open["a"].set()
+        assert isinstance(await outcome_of(job), acomfy.Result)
+        await emptied(broker)
+    assert (job.attempt, job.prompt_id, server.ledger.executions) == (1, job.job_id, 1)
+
+
+async def test_a_worker_without_that_server_follows_a_prompt_there_and_takes_others_meanwhile(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer, gates: Gates
+) -> None:
+    async with SimulatedServer() as other:
+        async with mortal(broker, server) as first:
+            job = await fleet.submit(gated("a"))
+            await gates.reached["a"].wait()
+            await first.kill()
+        async with mortal(broker, other):
+            await eventually(lambda: job.worker not in ("", first.worker.worker_id))
+            assert isinstance(await outcome_of(await fleet.submit(saved(2))), acomfy.Result)
+            gates.open["a"].set()
+            assert isinstance(await outcome_of(job), acomfy.Result)
+            assert job.server == server.url
+        assert (server.ledger.executions, other.ledger.executions) == (1, 1)
+
+
+async def test_a_prompt_that_ended_while_no_worker_was_there_is_not_run_again(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer, gates: Gates
+) -> None:
+    async with mortal(broker, server) as first:
+        job = await fleet.submit(gated("a"))
+        await gates.reached["a"].wait()
+        await first.kill()
+    gates.open["a"].set()
+    await eventually(lambda: server.ledger[job.job_id].state == "completed")
+    async with mortal(broker, server):
+        result = await outcome_of(job)
+    assert isinstance(result, acomfy.Result)
+    assert server.ledger[job.job_id].sha256s
+    assert server.ledger.executions == 1
+
+
+async def test_an_outcome_that_was_written_is_the_outcome_and_the_order_goes(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer
+) -> None:
+    job = await fleet.submit(saved(1))
+    error = acomfy.JobCancelled(job.job_id)
+    async with recorded(broker) as records:
+        outcome = Outcome(job.job_id, job.job_id, JobState.CANCELLED, error, 1)
+        assert await records.conclude(fleet.client_id, job.job_id, write_outcome(outcome))
+    assert isinstance(await outcome_of(job), acomfy.JobCancelled)
+    async with mortal(broker, server):
+        await emptied(broker)
+    assert server.ledger.executions == 0
+
+
+async def test_a_worker_that_is_told_to_end_gives_back_at_once_and_the_prompt_goes_on(
+    broker: LocalBroker, server: SimulatedServer, gates: Gates
+) -> None:
+    async with quick_fleet(broker, lease=600.0) as fleet:  # noone waits for that
+        async with working(broker, server, lease=600.0):
+            job = await fleet.submit(gated("a"))
+            await gates.reached["a"].wait()
+        async with working(broker, server, lease=600.0):
+            gates.open["a"].set()
+            assert isinstance(await outcome_of(job), acomfy.Result)
+    assert server.ledger.executions == 1
+
+
+async def test_a_worker_that_stops_lets_its_prompt_end_and_takes_no_other(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer, gates: Gates
+) -> None:
+    async with quick_worker(broker, server, lease=LEASE) as worker:
+        running = asyncio.create_task(worker.run())
+        job = await fleet.submit(gated("a"))
+        await gates.reached["a"].wait()
+        waiting = await fleet.submit(saved(2))
+        worker.stop()
+        assert {info.state for info in worker.infos()} == {"draining"}
+        gates.open["a"].set()
+        await asyncio.wait_for(running, 10_000 * MS)
+    assert isinstance(await outcome_of(job), acomfy.Result)
+    assert not waiting.done()
+    assert server.ledger.executions == 1
+
+
+# --- Leases ----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_order_that_comes_to_another_is_left_to_a_worker_that_lives(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a restart of the broker that took longer than the lease."""
+
+    async def silent(self: Lease) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Lease, "keep", silent)
+    asked: list[str] = []
+    another_has_it = Wishes.another_has_it
+
+    async def told(self: Wishes, job_id: str, *, patient: bool) -> bool:
+        has = await another_has_it(self, job_id, patient=patient)
+        asked.append(f"{job_id} {has}")
+        return has
+
+    monkeypatch.setattr(Wishes, "another_has_it", told)
+    async with mortal(broker, server) as first:
+        graph = gated("a", node="SaveImageWebsocket")
+        job = await fleet.submit(graph)
+        await gates.reached["a"].wait()
+        async with SimulatedServer() as other, mortal(broker, other):
+            await eventually(lambda: bool(asked))
+            assert set(asked) == {f"{job.job_id} True"}
+            gates.open["a"].set()
+            assert isinstance(await outcome_of(job), acomfy.Result)
+            assert (job.worker, other.ledger.executions) == (first.worker.worker_id, 0)
+    assert (job.attempt, server.ledger.executions) == (1, 1)
+
+
+async def test_a_worker_that_was_stopped_through_its_lease_writes_no_second_outcome(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer, gates: Gates
+) -> None:
+    command = ["-m", "acomfy", "worker", f"--nats={broker.url}", f"--server={server.url}", f"--lease={LEASE}", "-v"]
+    process = await asyncio.create_subprocess_exec(sys.executable, *command, stderr=asyncio.subprocess.PIPE)
+    try:
+        job = await fleet.submit(gated("a"))
+        await gates.reached["a"].wait()
+        process.send_signal(signal.SIGSTOP)
+        async with mortal(broker, server) as second:
+            await eventually(lambda: job.worker == second.worker.worker_id)
+            gates.open["a"].set()
+            assert isinstance(await outcome_of(job), acomfy.Result)
+            process.send_signal(signal.SIGCONT)
+            assert process.stderr is not None
+            await _line_with(process.stderr, job.job_id, "ran out", "has its outcome already")
+            await emptied(broker)
+    finally:
+        process.kill()
+        await process.communicate()
+    assert (job.attempt, server.ledger.executions) == (1, 1)
+    assert await messages_in(broker, "KV_ACOMFY_OUTCOMES") == 1
+
+
+async def _line_with(stream: asyncio.StreamReader, what: str, *some: str) -> None:
+    async with asyncio.timeout(10_000 * MS):
+        async for line in stream:
+            text = line.decode()
+            if what in text and any(one in text for one in some):
+                return
+    raise AssertionError(f"no line with {what} and one of {some}")
+
+
+async def test_a_broker_that_is_away_for_longer_than_the_lease_costs_nothing(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer, gates: Gates
+) -> None:
+    async with SimulatedServer() as other, mortal(broker, server), mortal(broker, other):
+        job = await fleet.submit(gated("a", node="SaveImageWebsocket"))
+        await _on_one_of(server, gates)
+        await broker.kill()
+        gates.open["a"].set()
+        await eventually(lambda: server.ledger[job.job_id].state == "completed")
+        await asyncio.sleep(1.5 * LEASE)  # the lease is to run out
+        await broker.start()
+        result = await outcome_of(job)
+        assert isinstance(result, acomfy.Result)
+        assert color_of(await result.images[0].read()) == 0
+        await emptied(broker)
+    assert (job.attempt, server.ledger.executions, other.ledger.executions) == (1, 1, 0)
+
+
+async def _on_one_of(server: SimulatedServer, gates: Gates) -> None:
+    async with asyncio.timeout(10_000 * MS):
+        await gates.reached["a"].wait()
+
+
+async def test_of_two_who_begin_an_order_one_is_refused(broker: LocalBroker) -> None:
+    async with recorded(broker) as records:
+        mine = Attempt(1, "p", "http://a", "h", "a", 1.0)
+        assert await records.note("j", mine, 0) is not None
+        assert await records.note("j", replace(mine, worker="b"), 0) is None
+        assert await records.note("j", mine, 0) is not None  # the answer to the first try was lost
+
+
+async def test_an_order_that_comes_while_nobody_asks_is_given_back(broker: LocalBroker, fleet: Fleet) -> None:
+    job = await fleet.submit(saved(1))
+    link = Broker(broker.url, Names(), Keeping(), {})
+    link.open()
+    try:
+        await link.ready(None)
+        puller = Puller(link)
+        await puller.begin()
+        lane = Lane.of("default", 0)
+        pulling = asyncio.create_task(puller.pull(lane))
+        await asyncio.sleep(0)
+        pulling.cancel()
+        await asyncio.gather(pulling, return_exceptions=True)
+        async with asyncio.timeout(0.7 * LEASE):
+            while (message := await puller.pull(lane)) is None:
+                pass
+        assert message.subject.endswith(job.job_id)
+        await puller.end()
+    finally:
+        await link.aclose()
+
+
+# --- Servers that cannot be reached from here ------------------------------------------------------------------------
+
+
+async def test_a_prompt_on_another_machines_loopback_waits_for_a_worker_of_that_machine(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer, gates: Gates
+) -> None:
+    async with mortal(broker, server) as first:
+        job = await fleet.submit(gated("a"))
+        await gates.reached["a"].wait()
+        await first.kill()
+    async with SimulatedServer() as other, mortal(broker, other) as elsewhere:
+        elsewhere.worker.host = "another-machine"
+        async with mortal(broker, server):
+            await eventually(lambda: job.worker not in ("", first.worker.worker_id))
+            gates.open["a"].set()
+            assert isinstance(await outcome_of(job), acomfy.Result)
+        assert (job.attempt, server.ledger.executions, other.ledger.executions) == (1, 1, 0)
+
+
+async def test_if_none_comes_back_there_it_runs_elsewhere(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer, gates: Gates
+) -> None:
+    async with mortal(broker, server) as first:
+        job = await fleet.submit(gated("a"))
+        await gates.reached["a"].wait()
+        await first.kill()
+    async with SimulatedServer() as other, mortal(broker, other, unreachable_timeout=300 * MS) as elsewhere:
+        elsewhere.worker.host = "another-machine"
+        other.add_node(gates.node)
+        gates.open["a"].set()
+        assert isinstance(await outcome_of(job), acomfy.Result)
+        assert (job.attempt, job.server) == (2, other.url)
+
+
+# --- Servers in trouble ----------------------------------------------------------------------------------------------
+
+
+async def test_a_server_that_is_silent_for_a_while_runs_the_prompt_once(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer, gates: Gates
+) -> None:
+    async with mortal(broker, server):
+        job = await fleet.submit(gated("a"))
+        await gates.reached["a"].wait()
+        with server.faults.freeze():
+            await asyncio.sleep(1.2 * LEASE)  # the lease is kept meanwhile
+        gates.open["a"].set()
+        assert isinstance(await outcome_of(job), acomfy.Result)
+    assert (job.attempt, server.ledger.executions) == (1, 1)
+
+
+async def test_a_prompt_whose_server_was_restarted_runs_again_and_the_attempts_are_counted(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer, gates: Gates
+) -> None:
+    async with mortal(broker, server):
+        job = await fleet.submit(gated("a"))
+        await gates.reached["a"].wait()
+        gates.reached["a"].clear()
+        await server.faults.restart()
+        await gates.reached["a"].wait()
+        gates.open["a"].set()
+        assert isinstance(await outcome_of(job), acomfy.Result)
+    assert job.attempt == 2
+    assert server.ledger[job.job_id].state == "lost"
+
+
+async def test_a_prompt_that_may_not_run_again_ends_as_lost_and_is_no_dead_letter(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer, gates: Gates
+) -> None:
+    async with mortal(broker, server):
+        job = await fleet.submit(gated("a"), on_lost="raise")
+        await gates.reached["a"].wait()
+        await server.faults.restart()
+        error = await outcome_of(job)
+    assert isinstance(error, acomfy.JobLost)
+    assert (error.reason, job.attempt, job.state) == ("restarted", 1, "lost")
+    assert await fleet.dead_letters() == []
+
+
+async def test_a_prompt_that_kills_its_server_each_time_is_put_aside_and_can_be_put_back(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer
+) -> None:
+    poisonous = True
+
+    async def drink(context: NodeContext, image: Any) -> Any:
+        if poisonous:
+            dying.append(asyncio.create_task(server.faults.restart()))
+            await asyncio.Event().wait()
+        return image
+
+    dying: list[asyncio.Task[None]] = []
+    server.add_node(Node("Poison", drink, required={"image": ("IMAGE",)}, outputs=("IMAGE",)))
+    graph = saved(5)
+    graph["2"]["inputs"]["images"] = ["3", 0]
+    graph["3"] = {"class_type": "Poison", "inputs": {"image": ["1", 0]}}
+    async with mortal(broker, server, max_attempts=2):
+        job = await fleet.submit(graph)
+        error = await outcome_of(job)
+        assert isinstance(error, acomfy.JobLost)
+        assert (error.reason, job.attempt, len(dying)) == ("restarted", 2, 2)
+        (letter,) = await fleet.dead_letters()
+        assert (letter.job_id, letter.error, letter.server) == (job.job_id, "JobLost", server.url)
+        assert "attempt 2" in letter.reason
+        await emptied(broker)
+        poisonous = False
+        again = await fleet.requeue(job.job_id)
+        assert isinstance(await outcome_of(again), acomfy.Result)
+        assert await fleet.dead_letters() == []
+
+
+async def test_one_attempt_is_enough_for_a_dead_letter_if_there_may_be_only_one(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer, gates: Gates
+) -> None:
+    async with mortal(broker, server, max_attempts=1):
+        job = await fleet.submit(gated("a"))
+        await gates.reached["a"].wait()
+        await server.faults.restart()
+        assert isinstance(await outcome_of(job), acomfy.JobLost)
+    assert [letter.job_id for letter in await fleet.dead_letters()] == [job.job_id]
+
+
+async def test_an_order_waits_in_the_queue_while_strangers_have_the_server(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer, gates: Gates
+) -> None:
+    async with acomfy.Client(server.url) as stranger, mortal(broker, server):
+        theirs = await stranger.submit(gated("theirs"))
+        await gates.reached["theirs"].wait()
+        await fleet.wait_ready(workers=1)
+        ours = await fleet.submit(saved(1))
+        await asyncio.sleep(300 * MS)  # time enough to do it wrong
+        assert list(server.ledger) == [theirs.prompt_id]
+        gates.open["theirs"].set()
+        assert isinstance(await outcome_of(ours), acomfy.Result)
+        await theirs
+
+
+async def test_a_server_that_boots_is_waited_for(broker: LocalBroker, fleet: Fleet, server: SimulatedServer) -> None:
+    booting = server.faults.answer_as_booting()
+    async with mortal(broker, server) as worker:
+        job = await fleet.submit(saved(1))
+        await eventually(lambda: worker.worker.broker.connected)
+        assert {info.state for info in worker.worker.infos()} == {"down"}
+        booting.end()
+        assert isinstance(await outcome_of(job), acomfy.Result)
+    assert (job.attempt, server.ledger.executions) == (1, 1)
+
+
+async def test_a_stalled_prompt_is_taken_off_its_server_as_nobody_follows_it_any_more(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer
+) -> None:
+    server.on("EmptyImage").once().waits_for(asyncio.Event())
+    async with mortal(broker, server):
+        job = await fleet.submit(saved(1), stall_timeout=300 * MS)
+        assert isinstance(await outcome_of(job), acomfy.JobStalled)
+        await eventually(lambda: server.ledger[job.job_id].state == "cancelled")
+        assert isinstance(await outcome_of(await fleet.submit(saved(2))), acomfy.Result)
+
+
+# --- Files -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_file_that_is_gone_from_the_store_is_the_outcome_and_nothing_runs(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer
+) -> None:
+    graph = saved(1)
+    graph["2"]["inputs"]["images"] = ["3", 0]
+    graph["3"] = {"class_type": "LoadImage", "inputs": {"image": b"\x89PNG\r\n\x1a\n" + bytes(100)}}
+    job = await fleet.submit(graph)
+    link = Broker(broker.url, Names(), Keeping(), {})
+    link.open()
+    await link.ready(None)
+    async with connected(broker.url) as connection:
+        await connection.jetstream().purge_stream("OBJ_ACOMFY_INPUTS")
+    await link.aclose()
+    async with mortal(broker, server):
+        error = await outcome_of(job)
+    assert isinstance(error, acomfy.ServerError)
+    assert "cannot be had from the object store" in str(error)
+    assert len(server.ledger) == 0
+    assert [letter.job_id for letter in await fleet.dead_letters()] == [job.job_id]
+
+
+async def test_a_store_that_is_full_ends_the_job_and_does_not_run_it_again(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(self: FileStore, name: str, source: Any) -> Any:
+        raise StoreFull(self.bucket, "no room")
+
+    monkeypatch.setattr(FileStore, "put", refuse)
+    async with mortal(broker, server, unreachable_timeout=300 * MS):
+        job = await fleet.submit(saved(1))
+        error = await outcome_of(job)
+    assert isinstance(error, acomfy.ServerError)
+    assert "no room" in str(error)
+    assert server.ledger.executions == 1
+    assert [letter.job_id for letter in await fleet.dead_letters()] == [job.job_id]
+
+
+async def test_what_a_server_is_away_with_is_fetched_when_it_is_back(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, times = FileStore.put, iter([True, True, False])
+
+    async def put_later(self: FileStore, name: str, source: Any) -> Any:
+        if next(times, False):
+            raise acomfy.ServerUnreachable(server.url, "it is away")
+        return await put(self, name, source)
+
+    monkeypatch.setattr(FileStore, "put", put_later)
+    async with mortal(broker, server):
+        assert isinstance(await outcome_of(await fleet.submit(saved(1))), acomfy.Result)
+    assert server.ledger.executions == 1
+
+
+async def test_only_a_file_that_the_prompt_itself_made_is_worth_another_try() -> None:
+    def success(cached: tuple[str, ...] | None, *, gone: bool = True) -> Success:
+        reference = FileReference("9", "images", "a.png", "", "output", "image/png", animated=False, entry={})
+        return Success((StoredFile(reference, None, gone),), {}, cached, {})
+
+    found = lost_file(success(()))
+    assert found is not None
+    assert found.filename == "a.png"
+    assert lost_file(success(("9",))) is None
+    assert lost_file(success(None)) is None
+    assert lost_file(success((), gone=False)) is None
+
+
+# --- Orders ----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_order_of_a_newer_acomfy_is_left_to_newer_workers(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer
+) -> None:
+    job = await fleet.submit(saved(1))
+    async with connected(broker.url) as connection:
+        order = json.dumps({"v": 99, "id": "newer"}).encode()
+        await connection.jetstream().publish(Names().job(job.lane, "newer"), order)
+        async with mortal(broker, server):
+            assert isinstance(await outcome_of(job), acomfy.Result)
+            assert isinstance(await outcome_of(await fleet.submit(saved(2))), acomfy.Result)
+        assert await messages_in(broker, "ACOMFY_JOBS") == 1
+    assert await fleet.dead_letters() == []
+
+
+# --- Cancelling ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_wish_that_nobody_heard_is_found_when_the_broker_is_back(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer, gates: Gates
+) -> None:
+    async with mortal(broker, server):
+        job = await fleet.submit(gated("a"))
+        await gates.reached["a"].wait()
+        async with recorded(broker) as records:
+            await records.wish_cancelled(job.job_id)
+        assert not job.done()
+        await broker.restart()
+        assert isinstance(await outcome_of(job), acomfy.JobCancelled)
+    assert server.ledger[job.job_id].state == "cancelled"
+
+
+async def test_a_cancel_is_heard_while_a_dead_workers_server_is_asked(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer, gates: Gates
+) -> None:
+    async with SimulatedServer() as other, AsyncExitStack() as stack:
+        first = await stack.enter_async_context(mortal(broker, server))
+        job = await fleet.submit(gated("a"))
+        await gates.reached["a"].wait()
+        await first.kill()
+        async with server.faults.down(), mortal(broker, other, unreachable_timeout=600.0) as second:
+            await eventually(lambda: any(info.running for info in second.worker.infos()))
+            await job.cancel()
+            assert isinstance(await outcome_of(job), acomfy.JobCancelled)
+        assert other.ledger.executions == 0

@@ -31,7 +31,7 @@ app.command(epilog=demo.EXIT_CODES)(demo.demo)
 _CODES = f"Exit codes: 0 done; {OTHER_CODES}."
 _DEAD_CODES = f"Exit codes: 0 done; 1 there is no such dead letter; {OTHER_CODES}."
 
-_PATIENCE = 10.0  # seconds for a broker that goes away meanwhile
+_PATIENCE = 5.0  # seconds for a broker that is away
 
 JobId = Annotated[str, typer.Argument(metavar="JOB_ID", help="The job, as 'acomfy fleet dead list' shows it.")]
 JobIds = Annotated[
@@ -157,9 +157,8 @@ def _with_fleet(act: Callable[[Fleet], Awaitable[None]], broker: BrokerOptions, 
         from ..fleet import Fleet
 
         async def run() -> None:
-            async with Fleet(
-                broker.servers, name=broker.name, group=group, unreachable_timeout=_PATIENCE, **broker.options
-            ) as fleet:
+            options = {"connect_timeout": _PATIENCE, "unreachable_timeout": _PATIENCE, **broker.options}
+            async with Fleet(broker.servers, name=broker.name, group=group, **options) as fleet:
                 await act(fleet)
 
         try:

@@ -23,7 +23,7 @@ EXIT_CODES = (
     "SIGTERM) with prompts left to other workers."
 )
 
-_SOON = 2.0  # for what should be there at once
+_SOON = 1.0  # for what should be there at once
 _LAST_WORDS = 5.0  # for the broker to hear that orders are given back
 
 
@@ -158,12 +158,12 @@ def note(text: str) -> None:
 def log_to_stderr(level: int) -> None:
     """Have acomfy's log written to stderr from a level on, and warnings of what it uses."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_Plain("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(Plain("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(handlers=[handler])
     logging.getLogger("acomfy").setLevel(level)
 
 
-class _Plain(logging.Formatter):
+class Plain(logging.Formatter):
     """What is logged may come from a server: it must order the terminal nothing."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -177,6 +177,8 @@ def addresses(servers: list[str] | None, advertise: list[str] | None) -> list[di
         UsageError: They do not fit together, or one is no address, or one for others holds what is secret.
     """
     urls = [server_url(server) for server in servers or [""]]
+    if len({str(base_url(url)) for url in urls}) < len(urls):
+        raise UsageError("the same --server is given twice; --in-flight gives it more prompts at once")
     if advertise and len(advertise) != len(urls):
         raise UsageError(f"--advertise is given once for each --server: {len(urls)} times, not {len(advertise)}")
     found = [{"url": url} for url in urls]

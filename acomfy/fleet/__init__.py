@@ -7,7 +7,7 @@ and files. What is here is how a prompt of ComfyUI lives in it. Needs the extra 
 try:
     from .streams import Keeping
 except ModuleNotFoundError as exc:
-    if exc.name != "nats":
+    if (exc.name or "").partition(".")[0] != "nats":
         raise
     raise ModuleNotFoundError('a fleet needs nats-py: pip install "acomfy[nats]"', name="nats") from None
 from .dead import DeadLetter

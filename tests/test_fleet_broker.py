@@ -92,6 +92,7 @@ async def test_tls_with_a_certificate_that_is_trusted_and_one_of_its_own() -> No
         await goes(Fleet(broker.url, tls=known))
 
 
+@pytest.mark.filterwarnings("ignore:parameter 'timeout' of type 'float':DeprecationWarning")  # of nats-py 2.16
 async def test_over_websockets() -> None:
     async with LocalBroker(config=f'websocket {{ host: "{HOST}", port: -1, no_tls: true }}') as broker:
         port = next(
@@ -329,9 +330,9 @@ async def test_a_cluster_that_loses_a_server_loses_no_job_and_runs_none_twice() 
     async with LocalCluster(3) as cluster, SimulatedServer() as one, SimulatedServer() as two:
         keeping = Keeping(replicas=3)
         async with (
-            working(cluster.urls[0], one, keeping=keeping),
-            working(cluster.urls[1], two, keeping=keeping),
-            Fleet(cluster.urls, keeping=keeping) as fleet,
+            working(cluster.urls[0], one, keeping=keeping, lease=2.0),
+            working(cluster.urls[1], two, keeping=keeping, lease=2.0),
+            Fleet(cluster.urls, keeping=keeping, lease=2.0) as fleet,
         ):
             done: list[int] = []
             async for job in fleet.map((saved(color) for color in range(100)), limit=40):

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-ANSWER_TIMEOUT = 5.0
+ANSWER_TIMEOUT = 2.5
 
 _RECONNECT_WAIT = 0.5
 _PING_INTERVAL = 10
@@ -125,6 +125,7 @@ class Broker:
         self._last_error: BaseException | None = None
         self._denied: tuple[float, Exception] = (float("-inf"), Exception())
         self._changed = asyncio.Event()
+        self._anew = True
         self._asking: set[asyncio.Timeout] = set()
         self._preparing: asyncio.Timeout | None = None
         self._listening: dict[Listening, None] = {}
@@ -149,7 +150,7 @@ class Broker:
         await self._tasks.end()
 
     def when_open(self, callback: Callable[[], None]) -> None:
-        """Have a function called whenever a connection was opened or came back."""
+        """Have a function called whenever a connection was opened or came back, or a stream was made anew."""
         self._on_open.append(callback)
 
     @property
@@ -163,6 +164,7 @@ class Broker:
             try:
                 await self._connect(nc)
                 self._nc, self._js = nc, nc.jetstream(timeout=ANSWER_TIMEOUT)
+                self._anew = True
                 while not nc.is_closed:
                     self._changed.clear()
                     await self._prepare(nc)
@@ -190,6 +192,7 @@ class Broker:
             self._answers_are_lost()
 
         async def on_change() -> None:
+            self._anew = True
             self._changed.set()
 
         options: dict[str, Any] = {
@@ -238,8 +241,10 @@ class Broker:
     def _opened(self) -> None:
         self._refusal = None
         self._ready.set()
-        for callback in self._on_open:
-            callback()
+        anew, self._anew = self._anew, False
+        if anew:
+            for callback in self._on_open:
+                callback()
 
     async def ready(self, timeout: float | None) -> JetStreamContext:
         """Wait until it can be used, for so many seconds; None: for ever.
@@ -405,6 +410,7 @@ class Broker:
         except js_errors.NotFoundError:
             try:
                 await self.answer(self.js.add_stream(config))
+                self._anew = True
             except js_errors.BadRequestError as exc:
                 if exc.err_code != _STREAM_EXISTS:  # by another who came at the same time, with other options
                     raise

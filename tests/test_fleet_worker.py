@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 
 import acomfy
-from acomfy.fleet import Fleet, FleetJob, Keeping, Worker, delivery, station, wishes
+from acomfy.fleet import Fleet, FleetJob, Keeping, Worker, delivery, forgotten, station, wishes
 from acomfy.fleet.broker import Broker
 from acomfy.fleet.collecting import lost_file
+from acomfy.fleet.forgotten import Forgotten
 from acomfy.fleet.lease import Lease
 from acomfy.fleet.local import LocalBroker
 from acomfy.fleet.names import Lane, Names
@@ -322,7 +323,7 @@ async def test_a_broker_that_is_away_for_longer_than_the_lease_costs_nothing(
 ) -> None:
     async with SimulatedServer() as other, mortal(broker, server), mortal(broker, other):
         job = await fleet.submit(gated("a", node="SaveImageWebsocket"))
-        await _on_one_of(server, gates)
+        await gates.reached["a"].wait()
         await broker.kill()
         gates.open["a"].set()
         await eventually(lambda: server.ledger[job.job_id].state == "completed")
@@ -333,11 +334,6 @@ async def test_a_broker_that_is_away_for_longer_than_the_lease_costs_nothing(
         assert color_of(await result.images[0].read()) == 0
         await emptied(broker)
     assert (job.attempt, server.ledger.executions, other.ledger.executions) == (1, 1, 0)
-
-
-async def _on_one_of(server: SimulatedServer, gates: Gates) -> None:
-    async with asyncio.timeout(10_000 * MS):
-        await gates.reached["a"].wait()
 
 
 async def test_of_two_who_begin_an_order_one_is_refused(broker: LocalBroker) -> None:
@@ -368,6 +364,32 @@ async def test_an_order_that_comes_while_nobody_asks_is_given_back(broker: Local
         await puller.end()
     finally:
         await link.aclose()
+
+
+async def test_an_order_that_the_broker_hands_out_to_nobody_is_found_and_runs_once(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a kill of nats-server, which took it for acknowledged."""
+    look = Forgotten.look
+
+    async def look_behind(self: Forgotten, floors: dict[Lane, int]) -> Any:
+        return await look(self, dict.fromkeys(floors, 1))
+
+    async def nothing(self: Puller, lane: Lane) -> None:
+        return None
+
+    monkeypatch.setattr(Puller, "pull", nothing)
+    monkeypatch.setattr(Forgotten, "look", look_behind)
+    monkeypatch.setattr(forgotten, "_EVERY", 20 * MS)
+    monkeypatch.setattr(forgotten, "_CERTAIN_AFTER", 100 * MS)
+    job, later = await fleet.submit(saved(1)), await fleet.submit(saved(2))
+    async with mortal(broker, server), SimulatedServer() as other, mortal(broker, other):
+        assert isinstance(await outcome_of(job), acomfy.Result)
+        async with asyncio.timeout(5000 * MS):
+            while await messages_in(broker, "ACOMFY_JOBS") > 1:  # noqa: ASYNC110  # no event tells of it
+                await asyncio.sleep(20 * MS)
+        assert server.ledger.executions + other.ledger.executions == 1
+        assert not later.done()
 
 
 # --- Servers that cannot be reached from here ------------------------------------------------------------------------
@@ -597,6 +619,36 @@ async def test_only_a_file_that_the_prompt_itself_made_is_worth_another_try() ->
 
 
 # --- Orders ----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_order_that_does_not_suit_is_handed_to_a_worker_that_it_suits(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer, gates: Gates
+) -> None:
+    async with SimulatedServer() as other, mortal(broker, other, poll_interval=600.0):
+        await fleet.wait_ready(workers=1)
+        async with mortal(broker, server, poll_interval=600.0):
+            await fleet.wait_ready(workers=2)
+            for name in "abcdef":
+                gates.open[name].set()
+                async with asyncio.timeout(1500 * MS):  # far less than the worker for which it is not would keep it
+                    assert isinstance(await fleet.run(gated(name)), acomfy.Result)
+    assert (server.ledger.executions, other.ledger.executions) == (6, 0)
+
+
+async def test_an_order_waits_for_a_worker_that_it_suits_however_often_others_take_it(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "_UNSUITED_DELAY", 0.0)
+    async with SimulatedServer() as other, mortal(broker, server), mortal(broker, other):
+        first = await fleet.submit(gated("a"))
+        await gates.reached["a"].wait()
+        second = await fleet.submit(gated("b"))
+        await asyncio.sleep(1500 * MS)
+        gates.open["b"].set()
+        gates.open["a"].set()
+        assert isinstance(await outcome_of(first), acomfy.Result)
+        assert isinstance(await outcome_of(second), acomfy.Result)
+        assert other.ledger.executions == 0
 
 
 async def test_an_order_of_a_newer_acomfy_is_left_to_newer_workers(

@@ -85,9 +85,9 @@ class Attending:
         for job in quiet[:_AT_ONCE]:
             job.checked_at = now
             await self.look_at(job)
-            if not job.done() and not job.server:  # it waits: is there somebody whom a worker could ask for it?
-                self._broker.forget_lane(job.lane)
-                await self._broker.ensure_lane(job.lane, self._lease)
+        for lane in {job.lane for job in quiet[:_AT_ONCE] if not job.done() and not job.server}:
+            self._broker.forget_lane(lane)  # somebody may have removed it: then nobody can take what waits there
+            await self._broker.ensure_lane(lane, self._lease)
         if self._unavailable_timeout is not None:
             await self._look_for_workers(queued, self._unavailable_timeout)
 

@@ -54,7 +54,7 @@ from .collecting import Collecting, InputFiles, lost_file
 from .ending import Ending, Letter, state_after
 from .forwarding import Forwarding
 from .member import FleetMember
-from .names import prompt_id_of
+from .names import Lane, prompt_id_of
 from .records import Records
 from .store import BlobMissing, FileStore, StoreFull
 from .wire import Attempt, NewerVersion, Order, Success, read_order
@@ -62,8 +62,8 @@ from .wishes import Wishes
 
 logger = logging.getLogger(__name__)
 
-_UNSUITED_DELAY = 2.0
-_UNSUITED_TIMES, _ASKED_AFTER = 30, 3
+_HANDED_ON = 3
+_UNSUITED_DELAY, _LONGEST_UNSUITED_DELAY = 2.0, 30.0
 _ACCIDENTS = 60
 _NEWER_DELAY = 30.0
 _ELSEWHERE_DELAY = 5.0
@@ -80,6 +80,8 @@ class Place(Protocol):
     def suits(self, need: Need) -> bool: ...
 
     def began(self, need: Need) -> None: ...
+
+    def avoid(self, subject: str) -> None: ...
 
     def is_orphan(self, subject: str) -> bool: ...
 
@@ -232,7 +234,7 @@ class Delivery:
         need = read_need(nodes)
         if not await self._suits(need):
             logger.info("%s does not suit the order %s", self._place.address, order.job_id)
-            return await self._lease.release(_UNSUITED_DELAY)
+            return await self._hand_on()
         number = 1 if before is None else before.number + 1
         attempt = Attempt(
             number=number,
@@ -301,11 +303,23 @@ class Delivery:
         """
         if self._place.suits(need):
             return True
-        nobody = self._place.is_orphan(self._letter.subject) or self._letter.deliveries > _UNSUITED_TIMES
-        if not nobody and self._letter.deliveries > _ASKED_AFTER:
+        nobody = self._place.is_orphan(self._letter.subject)
+        if not nobody and self._letter.deliveries > _HANDED_ON:
             nobody = not await self._host.somebody_suits(need)
         self._tried_anyway = nobody
         return nobody
+
+    async def _hand_on(self) -> None:
+        """Give back what does not suit: at first to whoever is idle now, and later now and then, as those are busy."""
+        times = self._letter.deliveries - _HANDED_ON
+        if times > 0:
+            return await self._lease.release(min(_UNSUITED_DELAY * times, _LONGEST_UNSUITED_DELAY))
+        self._place.avoid(self._letter.subject)
+        await self._lease.release()
+        broker = self._host.broker
+        lane = Lane.parse(self._letter.subject.rpartition(".")[0] + ".*")
+        if lane is not None:
+            await broker.tell(broker.names.wake(lane))
 
     async def _graph(self, order: Order) -> bytes:
         if isinstance(order.graph, bytes):

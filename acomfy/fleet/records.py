@@ -11,6 +11,7 @@ from nats.js import errors as js_errors
 from nats.js.api import RawStreamMsg
 
 from .broker import Broker
+from .names import Lane
 from .wire import Attempt, read_attempt, write_attempt
 
 _WRONG_LAST_SEQUENCE = (10071, 10164)
@@ -87,6 +88,16 @@ class Records:
     async def order(self, job_id: str) -> RawStreamMsg | None:
         """Give an order that is in the queue, waiting or running; None when it is not."""
         return await self._last(self._jobs, self._broker.names.any_lane(job_id))
+
+    async def first(self, lane: Lane) -> RawStreamMsg | None:
+        """Give the oldest order of a lane, taken or not; None when there is none."""
+        subject = self._broker.names.lane(lane)
+        try:
+            return await self._broker.persist(
+                lambda js: js.get_msg(self._jobs, seq=1, subject=subject, next=True), patience=self._patience
+            )
+        except js_errors.NotFoundError:
+            return None
 
     async def is_queued(self, seq: int) -> bool:
         """Tell whether the order of this number is still in the queue."""

@@ -21,6 +21,7 @@ from .adopting import Adopting
 from .broker import Broker
 from .delivery import Delivery, Host
 from .ending import Letter
+from .forgotten import Forgotten
 from .lanes import LaneView, Memory, Patience, lanes_to_ask
 from .lease import Lease
 from .member import FleetMember
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 _PAGE = 256
 _FRESH = 1.0
 _STORING = 4
+_AVOIDED = 0.3
 _BUSY_PAUSE = 0.5
 _AWAY_PAUSE = 1.0
 _CONNECT_PAUSE = 5.0
@@ -85,12 +87,15 @@ class Station:
         self._patience = patience
         self._turn = turn
         self._memory = Memory()
+        self._forgotten = Forgotten(host.records)
+        self._floors: dict[Lane, int] = {}
         self._orphans = Orphans(host.broker, group, patience.orphaned)
         self._views: list[LaneView] = []
         self._leases: dict[str, float] = {}
         self._viewed = float("-inf")
         self._stale = True
         self._left: set[str] = set()
+        self._avoided = float("-inf"), ""
         self._complaints: set[type[AcomfyError]] = set()
         self._adopted: set[asyncio.Task[None]] = set()
         self._occupied: set[Delivery] = set()
@@ -113,6 +118,10 @@ class Station:
     def suits(self, need: Need) -> bool:
         """Tell whether the server has what is needed, as far as is known; also while it is away."""
         return self.offer is None or not self.offer.lacks(need)
+
+    def avoid(self, subject: str) -> None:
+        """Leave the lane of an order to others for a moment: it does not suit, and was given back."""
+        self._avoided = asyncio.get_running_loop().time() + _AVOIDED, subject
 
     def is_orphan(self, subject: str) -> bool:
         """Tell whether an order of this subject is tried though no server of the group has its model."""
@@ -150,9 +159,9 @@ class Station:
                 if len(running) > _STORING:
                     await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     continue
-                message = await self._take(puller)
-                if message is not None:
-                    await self._deliver(message, running)
+                letter = await self._take(puller)
+                if letter is not None:
+                    await self._deliver(letter, running)
             if running:
                 await asyncio.wait(running)
         finally:
@@ -163,10 +172,8 @@ class Station:
         """Give the seconds of an order's lease: those that its lane was made with, whatever this worker was told."""
         return self._leases.get(message.metadata.consumer) or self._lease
 
-    async def _deliver(self, message: Msg, running: set[asyncio.Task[None]]) -> None:
+    async def _deliver(self, letter: Letter, running: set[asyncio.Task[None]]) -> None:
         """See to an order; come back once the server is free again, though its files may still be on their way."""
-        lease = Lease(self._broker, message, self._lease_of(message))
-        letter = Letter(message.data, message.subject, lease, message.metadata.num_delivered or 1)
         delivery, task = self._begin(letter, running)
         free = asyncio.ensure_future(delivery.settled_here.wait())
         try:
@@ -237,20 +244,22 @@ class Station:
 
     # --- The queue ---------------------------------------------------------------------------------------------------
 
-    async def _take(self, puller: Puller) -> Msg | None:
+    async def _take(self, puller: Puller) -> Letter | None:
         """Wait for an order; None when the server cannot be used, or no more is to be taken."""
         loop = asyncio.get_running_loop()
         if not await self._ready():
             await self._pause(_BUSY_PAUSE if self.up else _AWAY_PAUSE)
             return None
-        if (message := await self._pull(puller, loop.time())) is not None:
-            return message
+        if (letter := await self._pull(puller, loop.time())) is not None:
+            return letter
         idle_since = loop.time()
         async with self._waking() as woken:
             while not self._stopping.is_set():
-                if (message := await self._pull(puller, idle_since, anew=True)) is not None:
-                    return message
-                await self._sleep(woken, self._poll_interval * random.uniform(0.75, 1.25))
+                if (letter := await self._pull(puller, idle_since, anew=True)) is not None:
+                    return letter
+                avoided = self._avoided[0] - loop.time()  # what it was woken for may be there
+                pause = self._poll_interval * random.uniform(0.75, 1.25)
+                await self._sleep(woken, min(pause, avoided) if avoided > 0 else pause)
                 if not await self._ready():
                     return None
         return None
@@ -268,7 +277,7 @@ class Station:
                 task.cancel()
         woken.clear()
 
-    async def _pull(self, puller: Puller, idle_since: float, *, anew: bool = False) -> Msg | None:
+    async def _pull(self, puller: Puller, idle_since: float, *, anew: bool = False) -> Letter | None:
         """Ask the lanes that suit the server, in turn."""
         now = asyncio.get_running_loop().time()
         if anew or now - self._viewed > _FRESH:
@@ -284,13 +293,17 @@ class Station:
             patience=self._patience,
             turn=self._turn,
         )
+        until, avoided = self._avoided
         for lane in lanes:
+            if now < until and avoided.startswith(self._broker.names.lane(lane)[:-1]):
+                continue
             message = await puller.pull(lane)
             if message is not None:
-                return message
+                lease = Lease(self._broker, message, self._lease_of(message))
+                return Letter(message.data, message.subject, lease, message.metadata.num_delivered or 1)
         if lanes:
             self._viewed = float("-inf")  # others were faster: the picture is an old one
-        return None
+        return await self._forgotten.look({lane: floor for lane, floor in self._floors.items() if self.has(lane)})
 
     def _takes(self, lane: Lane) -> bool:
         return self.has(lane) or lane in self._orphans.lanes()
@@ -306,6 +319,11 @@ class Station:
             return
         self._leases = {str(info.name): info.config.ack_wait or 0.0 for info in infos if info.config is not None}
         self._views = [view for view in map(lane_view, infos) if view is not None and view.lane.group == self._group]
+        self._floors = {
+            view.lane: info.ack_floor.stream_seq
+            for info in infos
+            if (view := lane_view(info)) is not None and view.lane.group == self._group and info.ack_floor is not None
+        }
         self._viewed = asyncio.get_running_loop().time()
         self._memory.note(self._views, self._viewed)
 

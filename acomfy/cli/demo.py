@@ -36,6 +36,12 @@ def demo(
     workers: Annotated[
         int, typer.Option(metavar="N", min=2, max=16, help="How many workers, each beside a simulator of its own.")
     ] = 4,
+    lease: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", min=1.0, help="After so long without a sign of life of a worker, another takes over."
+        ),
+    ] = 3.0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write one JSON object a line: what happens, and last the ledger.")
     ] = False,
@@ -52,7 +58,7 @@ def demo(
 
         show: Show = _JSONLines() if as_json else _for_people()
         try:
-            code = asyncio.run(_play(Play(prompts, workers, show.happened), show))
+            code = asyncio.run(_play(Play(prompts, workers, lease, show.happened), show))
         except StageError as exc:
             fail(FAILED, exc)
     raise typer.Exit(code)

@@ -27,7 +27,6 @@ from .demo_books import Books, End, Kill
 from .demo_processes import Child, temporary_directory
 from .ends import counted
 
-_LEASE = 3.0
 _MODELS = ("v1-5-pruned-emaonly.safetensors", "sd_xl_base_1.0.safetensors")
 _STEPS, _STEP_TIME = 8, 0.02
 _SIZE = 64
@@ -119,15 +118,17 @@ class Play:
     """One demonstration.
 
     Args:
+        lease: Seconds without a sign of life of a worker after which another takes over.
         tell: Is told of what happens on the way.
 
     Attributes:
         scene: What is to be seen at the moment.
     """
 
-    def __init__(self, prompts: int, workers: int, tell: Callable[[Happening], object]) -> None:
+    def __init__(self, prompts: int, workers: int, lease: float, tell: Callable[[Happening], object]) -> None:
         self.scene = Scene(prompts, [Post(f"worker {number}") for number in range(1, workers + 1)])
         self._books = Books()
+        self._lease = lease
         self._tell = tell
         self._broker = LocalBroker()
         self._children: list[Child] = []
@@ -168,7 +169,7 @@ class Play:
         await together(self._simulator(directory, post) for post in posts)
         text = f"nats-server at {broker.url} and {counted(len(posts), 'simulator')} are there"
         self._tell(Happening("started", text, {"broker": broker.url, "simulators": [post.server for post in posts]}))
-        fleet = await stack.enter_async_context(Fleet(broker.url, lease=_LEASE))
+        fleet = await stack.enter_async_context(Fleet(broker.url, lease=self._lease))
         await together(self._worker(directory, post, broker.url) for post in posts)
         await fleet.wait_ready(workers=len(posts))
         workers = [post.worker for post in posts]
@@ -181,7 +182,7 @@ class Play:
         post.server = next(word for word in line.split() if word.startswith("http://"))
 
     async def _worker(self, directory: Path, post: Post, broker: str) -> None:
-        options = ["--server", post.server, "--nats", broker, "--lease", str(_LEASE)]
+        options = ["--server", post.server, "--nats", broker, "--lease", str(self._lease)]
         post.process, line = await self._start(directory / f"{post.name}.log", "worker", *options)
         post.worker = line.split()[0]
         self._books.names[post.worker] = post.name
@@ -271,7 +272,7 @@ class Play:
 
     async def _wait_for_empty_queue(self, fleet: Fleet) -> None:
         """Wait a while until the broker has nothing left: an order leaves the queue right after its outcome came."""
-        deadline = time.monotonic() + 2 * _LEASE
+        deadline = time.monotonic() + 2 * self._lease
         while True:
             self._books.left = self.scene.in_queue = await fleet.waiting()
             if not self._books.left or time.monotonic() > deadline:

@@ -286,7 +286,7 @@ class Chaos:
     def _has_all(self, journal: Path) -> bool:
         each = -(-self._args.jobs // self._args.submitters)
         number = int(journal.stem.rpartition("-")[2])
-        wanted = max(min((number + 1) * each, self._args.jobs) - number * each, 0)
+        wanted: int = max(min((number + 1) * each, self._args.jobs) - number * each, 0)
         return journal.read_bytes().count(b'"what": "outcome"') >= wanted
 
     async def _heal(self) -> None:

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import nkeys
+import nkeys  # type: ignore[import-untyped]
 import pytest
 
 import acomfy
@@ -150,16 +150,24 @@ async def test_an_address_that_is_none_is_refused_without_telling_what_is_in_it(
 
 
 async def test_arguments_that_nobody_takes_are_refused_by_name() -> None:
-    for wrong in ({"passwort": SECRET}, {"error_cb": None}, {"allow_reconnect": False}, {"tls": SECRET}):
+    unknown: list[dict[str, Any]] = [
+        {"passwort": SECRET},
+        {"error_cb": None},
+        {"allow_reconnect": False},
+        {"tls": SECRET},
+    ]
+    for wrong in unknown:
         with pytest.raises(TypeError, match=next(iter(wrong))) as caught:
-            Fleet(**wrong)  # type: ignore[arg-type]
+            Fleet(**wrong)
         assert SECRET not in str(caught.value)
-    for wrong in ({"name": "a.b"}, {"group": ""}, {"client_id": "a b"}, {"lease": 0}):
+    useless: list[dict[str, Any]] = [{"name": "a.b"}, {"group": ""}, {"client_id": "a b"}, {"lease": 0}]
+    for wrong in useless:
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            Fleet(**wrong)  # type: ignore[arg-type]
-    for keeping in ({"replicas": 0}, {"max_pending": 0}, {"file_ttl": 0}):
+            Fleet(**wrong)
+    kept: list[dict[str, Any]] = [{"replicas": 0}, {"max_pending": 0}, {"file_ttl": 0}]
+    for keeping in kept:
         with pytest.raises(ValueError, match="."):
-            Keeping(**keeping)  # type: ignore[arg-type]
+            Keeping(**keeping)
 
 
 async def test_credentials_that_cannot_be_used_are_told_at_once(broker: LocalBroker, tmp_path: Path) -> None:
@@ -217,7 +225,7 @@ async def test_without_a_broker_entering_does_not_raise_and_submit_does_after_it
         began = loop.time()
         for call in (fleet.submit(saved()), fleet.run(saved()), fleet.workers(), fleet.attach("x"), fleet.waiting()):
             with pytest.raises(acomfy.ServerUnreachable, match="nats-server") as caught:
-                await call  # type: ignore[misc]
+                await call
             assert caught.value.maybe_sent is False
         assert 0.9 < (loop.time() - began) / (1000 * MS) < 10
         assert not fleet.jobs

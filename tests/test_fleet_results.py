@@ -228,7 +228,7 @@ async def test_typed_errors_survive_the_trip(fleet: Fleet, client: acomfy.Client
         errors = []
         for way in (fleet, client):
             with pytest.raises(acomfy.AcomfyError) as caught:
-                await way.run(graph)  # type: ignore[attr-defined]
+                await way.run(graph)
             errors.append(caught.value)
         mine, other = errors
         assert type(mine) is type(other)

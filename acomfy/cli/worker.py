@@ -56,7 +56,9 @@ def worker(
     lease: Annotated[
         float,
         typer.Option(
-            metavar="SECONDS", min=1.0, help="After so long without a sign of life of a worker, another takes over."
+            metavar="SECONDS",
+            min=1.0,
+            help="As the submitters' (30 unless they say): after so long without a sign of life another takes over.",
         ),
     ] = 30.0,
     replicas: Annotated[

@@ -82,7 +82,8 @@ class Worker:
             results: ``store``: files go into the broker's object store. ``server``: they stay on their servers, from
                 where submitters read them by ``advertise``.
             max_attempts: How often a prompt may run and be lost, before it is put aside (dead letter).
-            lease: Seconds, as for `Fleet`.
+            lease: Seconds without a sign of life after which a prompt that another worker left on a server of this one
+                is seen to. How long orders themselves are leased their submitter says (`Fleet`); give both the same.
             unreachable_timeout: Seconds without any answer of a server after which what runs there counts as lost.
             poll_interval: Seconds between looks at the queue of a server that has nothing to do. What suits it wakes
                 it at once; with thousands of idle workers make it longer.

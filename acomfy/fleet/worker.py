@@ -256,9 +256,9 @@ class Worker:
 
 
 def _listed(servers: Iterable[str | Mapping[str, Any]]) -> list[str | Mapping[str, Any]]:
-    if isinstance(servers, str | Mapping):
-        return [servers]
-    found = list(servers)
+    found: list[str | Mapping[str, Any]] = [servers] if isinstance(servers, str) else list(servers)
+    if isinstance(servers, Mapping):
+        found = [servers]
     if not found:
         raise ValueError("a worker needs a server")
     return found

@@ -256,9 +256,7 @@ class Worker:
 
 
 def _listed(servers: Iterable[str | Mapping[str, Any]]) -> list[str | Mapping[str, Any]]:
-    found: list[str | Mapping[str, Any]] = [servers] if isinstance(servers, str) else list(servers)
-    if isinstance(servers, Mapping):
-        found = [servers]
+    found: list[Any] = [servers] if isinstance(servers, str | Mapping) else list(servers)
     if not found:
         raise ValueError("a worker needs a server")
     return found

@@ -61,6 +61,9 @@ def worker(
             help="As the submitters' (30 unless they say): after so long without a sign of life another takes over.",
         ),
     ] = 30.0,
+    poll_interval: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="Between looks at the queue of a server without work.")
+    ] = 2.0,
     replicas: Annotated[
         int, typer.Option(metavar="N", min=1, max=5, help="How many servers of a cluster of brokers keep each message.")
     ] = 1,
@@ -88,6 +91,7 @@ def worker(
                 results=cast(Literal["store", "server"], results),  # anything else is refused
                 max_attempts=max_attempts,
                 lease=lease,
+                poll_interval=poll_interval,
                 keeping=Keeping(replicas=replicas),
                 **broker.options,
             )

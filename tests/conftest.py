@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -33,3 +35,13 @@ def pytest_collection_finish() -> None:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """Leave logging as it was: a command sets it up for its own process."""
+    root, ours = logging.getLogger(), logging.getLogger("acomfy")
+    handlers, level = list(root.handlers), ours.level
+    yield
+    root.handlers[:] = [handler for handler in root.handlers if handler in handlers]
+    ours.setLevel(level)

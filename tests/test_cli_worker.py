@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -36,16 +36,6 @@ _BEGIN_TIMEOUT = 30_000 * MS  # of a Python on a busy machine
 def without_addresses_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ACOMFY_URL", raising=False)
     monkeypatch.delenv("NATS_URL", raising=False)
-
-
-@pytest.fixture(autouse=True)
-def log_as_before() -> Iterator[None]:
-    """Leave logging as it was: the command sets it up for its own process."""
-    root, ours = logging.getLogger(), logging.getLogger("acomfy")
-    handlers, level = list(root.handlers), ours.level
-    yield
-    root.handlers[:] = handlers
-    ours.setLevel(level)
 
 
 # --- What is typed ---------------------------------------------------------------------------------------------------

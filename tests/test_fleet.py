@@ -282,7 +282,7 @@ async def test_events_cross_the_broker_only_while_somebody_listens(
         async for _ in updates:
             if job.progress > 0:
                 break
-        assert heard
+        await eventually(lambda: bool(heard))
         await updates.aclose()
         assert not job.prompt.listeners
         gates.open["a"].set()

@@ -87,5 +87,5 @@ def test_the_commands_of_the_readme_are_the_ones_that_ci_runs() -> None:
     assert commands[0].endswith(
         "acomfy run --simulate --count 8 --out out --sheet out/sheet.png --seed random text_to_image"
     )
-    assert commands[1].endswith("pytest -q -n 2")
+    assert commands[1].endswith("pytest -q -n 4")
     assert all(command.startswith("python3 -m venv .venv && .venv/bin/pip install -q ") for command in commands)

@@ -64,3 +64,10 @@ async def messages_in(broker: LocalBroker, stream: str) -> int:
     async with connected(broker.url) as connection:
         info = await connection.jetstream().stream_info(stream)
         return info.state.messages
+
+
+async def emptied(fleet: Fleet) -> None:
+    """Wait until nothing is in the queue: an order leaves it after its outcome was written."""
+    async with asyncio.timeout(10_000 * MS):
+        while await fleet.waiting():  # noqa: ASYNC110  # no event tells of it
+            await asyncio.sleep(5 * MS)

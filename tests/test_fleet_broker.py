@@ -25,7 +25,7 @@ from acomfy.simulator import SimulatedServer
 from .brokers import broker as broker
 from .brokers import connected
 from .conftest import MS
-from .fleets import quick_fleet, working
+from .fleets import emptied, quick_fleet, working
 from .front_door import PEM
 from .graphs import color_of, gated, saved, streamed
 from .shell import Gates, eventually, gates, server, tasks_of_the_library
@@ -271,7 +271,7 @@ async def test_a_broker_that_is_killed_and_comes_back_loses_nothing(
         await broker.restart()
         results = await asyncio.gather(running, *waiting, *during)
         assert [color_of(await result.images[0].read()) for result in results] == list(range(9))
-        assert await fleet.waiting() == 0
+        await emptied(fleet)
         done = Counter(entry.state for entry in server.ledger.values())
         assert done == {"completed": 9}
 

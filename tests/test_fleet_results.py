@@ -24,7 +24,7 @@ from acomfy.simulator import Node, NodeContext, SimulatedServer
 from .brokers import broker as broker
 from .brokers import connected
 from .conftest import MS
-from .fleets import messages_in, quick_fleet, working
+from .fleets import emptied, messages_in, quick_fleet, working
 from .front_door import Doorkeeper
 from .graphs import color_of, gated, saved, streamed
 from .shell import Gates, client, eventually, gates, server
@@ -311,7 +311,7 @@ async def test_a_file_that_is_not_there_is_told_by_the_call_itself(broker: Local
         path.unlink()
         with pytest.raises(acomfy.WorkflowError, match=r"soon\.png"):
             await running
-        assert await fleet.waiting() == 0
+        await emptied(fleet)
         assert not fleet.jobs
 
 
@@ -331,7 +331,7 @@ async def test_a_run_that_is_cancelled_while_its_file_is_stored_leaves_nothing_i
             await running
         await eventually(lambda: not fleet.jobs)
         assert (job.state, job.seq) == ("cancelled", 0)
-        assert await fleet.waiting() == 0
+        await emptied(fleet)
 
 
 async def test_a_workflow_larger_than_a_message_goes_by_the_store(

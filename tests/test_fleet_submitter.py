@@ -22,7 +22,7 @@ from acomfy.verdict import JobState
 from .brokers import broker as broker
 from .brokers import connected
 from .conftest import MS
-from .fleets import messages_in, overheard, quick_fleet, working
+from .fleets import emptied, messages_in, overheard, quick_fleet, working
 from .graphs import color_of, saved
 from .shell import eventually, gates, server
 
@@ -204,7 +204,7 @@ async def test_a_wish_is_repeated_until_it_is_confirmed(monkeypatch: pytest.Monk
             await connection.flush()
         with pytest.raises(acomfy.JobCancelled):
             await job
-        assert await fleet.waiting() == 0
+        await emptied(fleet)
 
 
 async def test_of_a_cancel_and_another_outcome_the_first_one_stands(broker: LocalBroker, fleet: Fleet) -> None:

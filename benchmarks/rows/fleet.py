@@ -124,8 +124,10 @@ async def _run(fleet: Fleet, jobs: int, milliseconds: int, in_flight: int) -> No
         await (await job).images[0].read()
 
 
-def cpu_of(pid: int) -> float:
+def cpu_of(pid: int | None) -> float:
     """Give the seconds of CPU that another process took."""
+    if pid is None:
+        raise AssertionError("the process runs")
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 import acomfy
 from acomfy import events
 from acomfy.fleet import Fleet, FleetJob, Keeping, Worker
+from acomfy.fleet.broker import Broker
 from acomfy.fleet.local import LocalBroker
 from acomfy.simulator import SimulatedServer
 
@@ -510,6 +511,29 @@ async def test_a_waiting_item_of_a_map_leaves_a_full_queue_alone(broker: LocalBr
         taking = asyncio.ensure_future(anext(mapped))
         await eventually(lambda: len(fleet.jobs) == 2)
         (job,) = [job for job in fleet.jobs if job.index == 0]
+        assert await job.cancel() is True
+        assert (await taking) is job
+        assert await fleet.waiting() == 1
+
+
+async def test_an_item_cancelled_while_the_full_queue_is_asked_is_not_offered_again(
+    broker: LocalBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asyncio.Event()
+    persist = Broker.persist
+
+    async def told(self: Broker, ask: Callable[..., Awaitable[Any]], *, patience: float | None) -> Any:
+        asked.set()
+        return await persist(self, ask, patience=patience)
+
+    async with quick_fleet(broker, keeping=Keeping(max_pending=1)) as fleet:
+        await fleet.submit(saved(1))
+        monkeypatch.setattr(Broker, "persist", told)
+        mapped = fleet.map([saved(2)])
+        taking = asyncio.ensure_future(anext(mapped))
+        await asked.wait()
+        (job,) = [job for job in fleet.jobs if job.index == 0]
+        assert not job.uploading  # it is on its way to the broker, which has not answered yet
         assert await job.cancel() is True
         assert (await taking) is job
         assert await fleet.waiting() == 1

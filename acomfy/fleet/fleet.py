@@ -398,6 +398,8 @@ class Fleet:
         except asyncio.CancelledError:
             self._following.end(job, JobCancelled(job.job_id), JobState.CANCELLED)
             raise
+        except JobCancelled as exc:
+            self._following.end(job, exc, JobState.CANCELLED)
         except Exception as exc:
             if not isinstance(exc, AcomfyError):  # a bug of ours, or nats-py's: nobody may wait for ever
                 logger.exception("%s was not put into the queue", job)

@@ -15,7 +15,7 @@ from nats.js.api import PubAck
 
 from ..captures import LocalFile
 from ..concurrency import together
-from ..errors import JobError, QueueFull
+from ..errors import JobCancelled, JobError, QueueFull
 from ..inputs import FileInput
 from ..reading import FileChanged, Hashes
 from ..uploads import local_content, refusal
@@ -56,6 +56,7 @@ class Posting:
 
         Raises:
             WorkflowError: A file of it cannot be read.
+            JobCancelled: It was cancelled while the queue had no room; it is not in the queue.
             QueueFull, ServerUnreachable, BrokerError: It is not in the queue; after `ServerUnreachable` it may be.
         """
         graph = job.graph
@@ -81,6 +82,8 @@ class Posting:
             try:
                 return (await self._broker.persist(publish, patience=self._patience)).seq
             except QueueFull:
+                if job.cancel_requested:  # while it was asked, so that nothing could be taken back then
+                    raise JobCancelled(job.job_id) from None
                 if job.index is None:
                     raise
                 job.uploading = True

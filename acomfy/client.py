@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import os
 import ssl as ssl_module
 import uuid
@@ -16,11 +15,10 @@ from typing import Any, Literal, Self
 
 import aiohttp
 
-from . import look, workflow
+from . import look
 from .access import Access, Token
 from .api import Api
 from .cancel import Canceller
-from .capabilities import UNKNOWN, Capabilities, read_capabilities
 from .captures import Uploadable
 from .concurrency import Tasks
 from .connection import AnySocket, Connection, backoff
@@ -36,10 +34,12 @@ from .errors import (
     WorkflowError,
 )
 from .inputs import FileInput, take_one
-from .job import Job, JobOwner, PromptOptions
+from .job import Job, PromptOptions
 from .live import LiveJobs
 from .mapping import Feed, Workflows
 from .places import Places
+from .probing import Probe
+from .prompting import OnLost, encoded, prompt_options, tracked, unsendable
 from .result import DownloadObserver, Output, Result
 from .retry import RetryPolicy
 from .router import NO_NODES, Router, TrackedPrompt
@@ -50,17 +50,16 @@ from .stream import Buffer, EventStream
 from .submission import Submission
 from .transport import Transport
 from .uploads import Uploads, check_all
-from .verdict import JobState
 from .watch import Watch
 from .workflow import EncodedGraph, Graph
 
 logger = logging.getLogger(__name__)
 logging.getLogger("acomfy").addHandler(logging.NullHandler())  # quiet, unless the application sets logging up
 
-OnLost = Literal["raise", "resubmit"]
 ProfileName = Literal["comfyui", "cloud"]
 
 _MOST_ATTEMPTS = 5
+_POST = "acomfy-post"
 _READY_DELAY = 0.5
 _RETRY = RetryPolicy()
 
@@ -181,7 +180,6 @@ class Client(ServerMethods):
         self._connect_timeout = connect_timeout
         self._heartbeat_interval = heartbeat_interval
         self._max_message_size = max_message_size
-        self._capabilities: Capabilities | None = access.profile.capabilities
         self._router = Router(interleaved=access.profile.interleaves)
         self._transport = Transport(
             access,
@@ -195,6 +193,7 @@ class Client(ServerMethods):
         )
         self.api = Api(self._transport)
         self._once = once = Api(self._transport.without_retries())  # for what asks again on its own terms
+        self._probe = Probe(once, access.profile)
         self._live = LiveJobs(self._router, self.api, asyncio.Semaphore(max_requests))
         self._connection = Connection(
             open_socket=self._open_socket,
@@ -212,7 +211,7 @@ class Client(ServerMethods):
             once,
             self._live,
             spawn=self._spawn,
-            capabilities=self._known_capabilities,
+            capabilities=self._probe.with_version,
             allow_global_interrupt=allow_global_interrupt,
         )
         self._snapshots = Snapshots()
@@ -220,7 +219,7 @@ class Client(ServerMethods):
             once,
             spawn=self._spawn,
             check_open=self._open,
-            limit=self._largest_upload,
+            limit=self._probe.largest_upload,
             retry=retry,
             refers=not access.profile.signed_files,
             at_once=max_requests,
@@ -233,7 +232,7 @@ class Client(ServerMethods):
             self._uploads,
             client_id=self.client_id,
             account=access.account,
-            capabilities=lambda: self._capabilities or UNKNOWN,
+            capabilities=lambda: self._probe.known,
             cancel=self.cancel,
             on_answer=self._canceller.wake,
             at_once=max_requests,
@@ -683,100 +682,8 @@ class Client(ServerMethods):
 
     def _on_open(self) -> None:
         self._server_connected()
-        self._spawn(self._read_capabilities())
+        self._spawn(self._probe.ask())
         self._watch.reconnected()
-
-    async def _read_capabilities(self) -> None:
-        """Read what the server can do; after every connect, as another version may have been started."""
-        stats, features = (
-            await self._or_none(self._once.get_system_stats()),
-            await self._or_none(self._once.get_features()),
-        )
-        self._capabilities = self._transport.profile.corrected(read_capabilities(stats, features))
-
-    async def _or_none(self, request: Coroutine[Any, Any, Any]) -> Any:
-        try:
-            return await request
-        except (ServerError, ClientClosed) as exc:
-            logger.debug("the server does not tell what it can do: %s", exc)
-            return None
-
-    async def _largest_upload(self) -> int | None:
-        if self._capabilities is None:
-            await self._read_capabilities()
-        return (self._capabilities or UNKNOWN).max_upload_size
-
-    async def _known_capabilities(self) -> Capabilities:
-        if self._capabilities is None or self._capabilities.version is None:
-            await self._read_capabilities()
-        return self._capabilities or UNKNOWN
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str = "acomfy") -> asyncio.Task[None]:
         return self._tasks.spawn(coroutine, name)
-
-
-_POST = "acomfy-post"
-
-
-def encoded(graph: Graph, stream_classes: frozenset[str], snapshots: Snapshots) -> EncodedGraph:
-    """Freeze a workflow as it is now; see that the files in it are there.
-
-    Raises:
-        WorkflowError: It is no workflow that can be sent, or a file is not there.
-    """
-    found = workflow.encode(graph, stream_classes, snapshots.copy_picture)
-    if found.files:
-        check_all(found.files)
-    return found
-
-
-def unsendable(error: WorkflowError, options: PromptOptions, owner: JobOwner, index: int) -> Job:
-    """Make the job of an item of a map that is no workflow: it ended with that."""
-    job = Job(TrackedPrompt(str(uuid.uuid4()), b"{}"), options, owner, index)
-    job.settle(error, JobState.FAILED)
-    return job
-
-
-# Ten thousand live jobs share one of each, which the garbage collector need not visit for each of them.
-_USUAL = PromptOptions()
-
-
-def prompt_options(
-    strict: bool,
-    on_lost: OnLost,
-    front: bool,
-    number: float | None,
-    targets: Collection[str] | None,
-    extra_data: Mapping[str, Any] | None,
-    stall_timeout: float | None,
-) -> PromptOptions:
-    """Check what was said of a prompt, and freeze it."""
-    if on_lost not in ("raise", "resubmit"):
-        raise ValueError(f"on_lost is 'raise' or 'resubmit', not {on_lost!r}")
-    if number is not None and not math.isfinite(number := float(number)):
-        raise ValueError(f"number is a place in the queue's order, not {number}")
-    if isinstance(targets, str):
-        raise TypeError(f"targets is a collection of node ids, for example [{targets!r}]")
-    outputs = None if targets is None else tuple(str(target) for target in targets)
-    options = PromptOptions(strict, on_lost, bool(front), number, outputs, _extra_json(extra_data), stall_timeout)
-    return _USUAL if options == _USUAL else options
-
-
-def _extra_json(extra_data: Mapping[str, Any] | None) -> bytes | None:
-    if extra_data is None:
-        return None
-    if not isinstance(extra_data, Mapping):
-        raise WorkflowError(f"extra_data is an object, not {type(extra_data).__name__}")
-    try:
-        return json.dumps(dict(extra_data), allow_nan=False).encode()
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise WorkflowError(f"extra_data cannot be written as JSON: {exc}") from None
-
-
-def tracked(
-    graph: bytes, stream_nodes: frozenset[str], options: PromptOptions, prompt_id: str | None = None
-) -> TrackedPrompt:
-    """Give a prompt an id of its own, under which it is followed; None: a new one."""
-    targets = options.targets
-    wanted = stream_nodes if targets is None else stream_nodes & set(targets)
-    return TrackedPrompt(prompt_id or str(uuid.uuid4()), graph, wanted, targets)

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 from weakref import WeakSet
 
-from .client import OnLost, encoded, prompt_options, tracked, unsendable
 from .concurrency import Tasks
 from .errors import (
     ClientClosed,
@@ -29,6 +28,7 @@ from .pool_job import PoolJob
 from .pool_members import Members
 from .pool_pinned import Pinned
 from .pool_stats import PoolStats, server_stats
+from .prompting import OnLost, encoded, prompt_options, tracked, unsendable
 from .result import DownloadObserver, Output, Result
 from .snapshots import Snapshots
 from .verdict import JobState

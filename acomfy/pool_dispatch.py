@@ -13,13 +13,13 @@ from itertools import islice
 from typing import TypeAlias
 
 from . import pool_moves
-from .client import tracked
 from .errors import ClientClosed, JobCancelled, JobLost, NoServerAvailable, ServerError
 from .line import Entry, Group, Line
 from .placement import Need, Offer, Placement, Wish, choose, may_run
 from .pool_index import ServerIndex
 from .pool_job import PoolJob
 from .pool_server import PoolServer, started, waits
+from .prompting import tracked
 from .verdict import JobState
 
 logger = logging.getLogger(__name__)

@@ -152,7 +152,7 @@ class Member(Client):
         await self._once.post_queue(delete=list(prompt_ids))
         running = {item.prompt_id for item in read_queue(await self._once.get_queue()).running}
         for prompt_id in running & set(prompt_ids):
-            if (await self._known_capabilities()).targeted_interrupt:
+            if (await self._probe.with_version()).targeted_interrupt:
                 await self._once.post_interrupt(prompt_id)
 
 

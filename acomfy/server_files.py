@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .api import Api, Upload, Uploadable
-from .capabilities import Capabilities
 from .errors import HTTPError
 from .loose import items_of
+from .probing import Probe
 
 if TYPE_CHECKING:
     from .server_info import Asset, UserFile
@@ -30,14 +30,11 @@ class ServerFiles(ABC):
     """
 
     api: Api
+    _probe: Probe
 
     @abstractmethod
     def _open(self) -> None:
         """Begin to use the server; raise `ClientClosed` when the client is closed."""
-
-    @abstractmethod
-    async def _known_capabilities(self) -> Capabilities:
-        """Tell what the server can do."""
 
     # --- Uploads and assets ----------------------------------------------------------------------------------------
 
@@ -73,7 +70,7 @@ class ServerFiles(ABC):
             subfolder=subfolder,
             type=type,
             overwrite=overwrite,
-            limit=(await self._known_capabilities()).max_upload_size,
+            limit=(await self._probe.with_version()).max_upload_size,
         )
 
     async def upload_mask(
@@ -105,7 +102,7 @@ class ServerFiles(ABC):
             subfolder=subfolder,
             type=type,
             overwrite=overwrite,
-            limit=(await self._known_capabilities()).max_upload_size,
+            limit=(await self._probe.with_version()).max_upload_size,
         )
 
     async def assets(

@@ -108,7 +108,7 @@ class ServerMethods(ServerFiles):
         return entries[offset:] if limit is None else entries[offset : offset + limit]
 
     async def _has_history_offset(self) -> bool:
-        return (await self._known_capabilities()).history_offset
+        return (await self._probe.with_version()).history_offset
 
     async def history_pages(self, page: int = _PAGE) -> AsyncGenerator[tuple[HistoryEntry, ...], None]:
         """Yield the whole history, oldest first, ``page`` entries at a time.
@@ -311,7 +311,7 @@ class ServerMethods(ServerFiles):
             ServerError: The server is older than 0.3.57: it would stop whatever runs.
         """
         self._open()
-        if prompt_id is not None and not (await self._known_capabilities()).targeted_interrupt:
+        if prompt_id is not None and not (await self._probe.with_version()).targeted_interrupt:
             raise ServerError(
                 f"{self.api.url} cannot stop the prompt {prompt_id} alone: ComfyUI before 0.3.57 stops whatever runs; "
                 "Job.cancel takes care of that"

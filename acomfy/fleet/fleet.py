@@ -12,12 +12,12 @@ from typing import Any, Self
 
 from nats.js import errors as js_errors
 
-from ..client import OnLost, encoded, prompt_options, tracked, unsendable
 from ..concurrency import Tasks
 from ..errors import AcomfyError, ClientClosed, JobCancelled, WorkflowError
 from ..job import Job, PromptOptions
 from ..mapping import Feed, Workflows
 from ..placement import read_need
+from ..prompting import OnLost, encoded, prompt_options, tracked, unsendable
 from ..result import DownloadObserver, Output, Result
 from ..snapshots import Snapshots
 from ..verdict import JobState

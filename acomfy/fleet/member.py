@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..client import tracked
 from ..errors import AcomfyError
 from ..job import Job, PromptOptions
 from ..look import read_queue
 from ..pool_server import Member
+from ..prompting import tracked
 from ..workflow import EncodedGraph
 
 

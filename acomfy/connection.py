@@ -176,8 +176,12 @@ class Connection:
             await asyncio.wait([pumping, stop], return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop.cancel()
-            self._end()
+            doubt = self._end()
+            if isinstance(socket, Socket):
+                socket.on_silence = None  # nobody asks any more whether it lives
             await self._close(socket, pumping)
+            if doubt is not None:
+                await asyncio.wait([doubt])
         if not pumping.cancelled() and (exc := pumping.exception()) is not None:
             logger.error("reading the WebSocket failed", exc_info=exc)
         return loop.time() - opened >= _STEADY
@@ -230,12 +234,14 @@ class Connection:
         self._changed.set()
         self._on_open()
 
-    def _end(self) -> None:
+    def _end(self) -> asyncio.Task[None] | None:
+        """Take the connection for ended; give the question about it that is being taken back."""
         self.live, self._stop = False, None
-        if self._doubt is not None:
-            self._doubt.cancel()
-            self._doubt = None
+        doubt, self._doubt = self._doubt, None
+        if doubt is not None:
+            doubt.cancel()
         self._on_lost()
+        return doubt
 
     def _note_failure(self, exc: ServerError) -> None:
         """Log one line a change of state, not one a try."""

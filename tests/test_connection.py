@@ -106,7 +106,7 @@ async def connected(url: str, **options: Any) -> AsyncIterator[Rig]:
             with suppress(asyncio.CancelledError):
                 await running
             assert not rig.connection.live
-    await eventually(lambda: tasks_of_the_library() == [])
+            assert tasks_of_the_library() == []
 
 
 Script = Callable[[web.WebSocketResponse], Awaitable[None]]
@@ -451,6 +451,43 @@ async def test_cancelling_it_closes_a_dead_socket_too(server: SimulatedServer) -
             await eventually(lambda: rig.asked == 1)
         gc.collect()  # complains of what was not closed
         assert rig.lost == 1
+
+
+async def test_a_socket_that_is_being_closed_is_not_asked_after() -> None:
+    done = asyncio.Event()
+
+    async def script(socket: web.WebSocketResponse) -> None:
+        await greet(socket)  # to the close frame, which is not answered
+        await socket.send_str(STATUS)  # begins the heartbeat anew
+        await done.wait()
+
+    sockets = ScriptedSockets(script, autoclose=False, autoping=False)
+    async with answering(sockets.handle) as url:
+        async with connected(url, heartbeat=40 * MS) as rig:
+            await rig.live()
+            rig.connection.close_timeout = 500 * MS
+        assert rig.asked == 0
+        done.set()
+
+
+async def test_cancelling_it_waits_until_its_question_is_taken_back(server: SimulatedServer) -> None:
+    taken_back = asyncio.Event()
+    asked = asyncio.Event()
+
+    async def ask() -> None:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(1 * MS)
+            taken_back.set()
+
+    async with TcpProxy(server.port) as proxy:
+        async with connected(proxy.url, heartbeat=20 * MS, ask=ask) as rig:
+            await rig.live()
+            proxy.black_hole()
+            await asked.wait()
+        assert taken_back.is_set()
 
 
 @pytest.mark.parametrize("stage", ["connecting", "waiting", "closing"])

@@ -95,16 +95,16 @@ async def test_a_picture_that_is_another_prompts_is_noticed() -> None:
     assert not carries(picture, PROMPT_ID.decode())
 
 
-def test_every_family_gives_rows_that_can_be_written(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = list(measured(list(FAMILIES), TINY))
-    assert {row.family for row in rows} == set(FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_gives_rows_that_can_be_written(family: str) -> None:
+    rows = list(measured([family], TINY))
+    assert {row.family for row in rows} == {family}
     assert all(math.isfinite(row.value) for row in rows)
     data = json.loads(json.dumps(as_json(rows)))
     assert [row["name"] for row in data["rows"]] == [row.name for row in rows]
     assert data["versions"]["aiohttp"]
     text = table(rows)
     assert all(row.name in text for row in rows)
-    assert "MB/s" in text
     wanted = [row for row in rows if row.wanted]
     assert len(markdown(rows).splitlines()) == 2 + len(wanted)
 
@@ -115,6 +115,7 @@ def test_the_readme_s_table_has_ratios_alone() -> None:
         Row("family", "small", 1024.0, "B", wanted="<= 4096"),
         Row("family", "nobody asked", 1.0, "s"),
     ]
+    assert "1.50" in table(rows)
     assert markdown(rows).splitlines()[2:] == [
         "| fast | floor | 1.50 | >= 0.95 | 1.02 |",
         "| small | 4,096 B at most | 0.25 | <= 1.0 |  |",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from .errors import HTTPError, ServerUnreachable
@@ -30,6 +31,22 @@ async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextmanager
+def lost_cancellations_raised() -> Iterator[None]:
+    """Raise a cancellation that came while this was entered and that did not come through.
+
+    Libraries lose some: ``asyncio.wait_for`` before Python 3.12 does when one comes together with the result or the
+    error. Whoever was to end then goes on, perhaps for ever. What came instead is dropped.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    try:
+        yield
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 async def repeated(attempt: Callable[[], Awaitable[T]], policy: RetryPolicy | None) -> T:

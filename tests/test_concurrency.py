@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from acomfy.concurrency import together
+from acomfy.concurrency import lost_cancellations_raised, together
 
 pytestmark = pytest.mark.anyio
 
@@ -128,3 +129,51 @@ async def test_nothing_is_left_running() -> None:
     work.gate.set()
     assert await together([work.wait(3), work.wait(4)]) == [3, 4]
     assert asyncio.all_tasks() == before
+
+
+# --- Cancellations that libraries lose ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [None, Oops("too late")])
+async def test_a_cancellation_that_is_lost_beside_a_result_or_an_error_is_raised(error: Oops | None) -> None:
+    begun = asyncio.Event()
+
+    async def lose() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if error is not None:
+                raise error from None
+
+    async def work() -> None:
+        with lost_cancellations_raised():
+            await lose()
+
+    task = asyncio.create_task(work())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_what_was_not_cancelled_goes_on_as_it_is() -> None:
+    with lost_cancellations_raised():
+        await asyncio.sleep(0)
+    with pytest.raises(Oops), lost_cancellations_raised():
+        raise Oops
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            with lost_cancellations_raised():
+                await asyncio.Event().wait()
+
+
+async def test_a_timeout_that_is_lost_is_one_all_the_same() -> None:
+    async def lose() -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            with lost_cancellations_raised():
+                await lose()

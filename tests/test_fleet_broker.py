@@ -15,11 +15,14 @@ from typing import Any
 
 import nkeys  # type: ignore[import-untyped]
 import pytest
+from nats.aio.client import Client as NATS
+from nats.js import errors as js_errors
 
 import acomfy
 from acomfy.errors import BrokerError
 from acomfy.fleet import Fleet, Keeping
 from acomfy.fleet.local import HOST, LocalBroker, LocalCluster
+from acomfy.fleet.natspy import Connection
 from acomfy.simulator import SimulatedServer
 
 from .brokers import broker as broker
@@ -217,6 +220,30 @@ async def test_what_a_single_server_cannot_keep_is_refused(broker: LocalBroker) 
 
 
 # --- A broker that is away -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [None, js_errors.NotFoundError()], ids=["an answer", "an error"])
+@pytest.mark.parametrize("asks", ["request", "publish", "subscribe"])
+async def test_a_cancellation_that_comes_together_with_the_broker_s_answer_is_not_lost(
+    asks: str, error: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``asyncio.wait_for`` loses it before Python 3.12, by which nats-py waits."""
+    asked = asyncio.Event()
+
+    async def losing(*args: Any, **kwargs: Any) -> None:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if error is not None:
+                raise error from None
+
+    monkeypatch.setattr(NATS, asks, losing)
+    asking = asyncio.create_task(getattr(Connection(), asks)("a.subject"))
+    await asked.wait()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
 
 
 async def test_without_a_broker_entering_does_not_raise_and_submit_does_after_its_time() -> None:

@@ -11,11 +11,14 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from nats.aio.client import Client as NATS
+from nats.aio.msg import Msg
+from nats.js import errors as js_errors
 
 import acomfy
 from acomfy.fleet import Fleet, FleetJob, Keeping, Worker, delivery, forgotten, station, wishes
@@ -249,6 +252,32 @@ async def test_a_worker_that_stops_lets_its_prompt_end_and_takes_no_other(
     assert isinstance(await outcome_of(job), acomfy.Result)
     assert not waiting.done()
     assert server.ledger.executions == 1
+
+
+async def test_a_worker_ends_that_is_cancelled_in_the_moment_in_which_the_broker_answers(
+    broker: LocalBroker, server: SimulatedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As nats-py loses that before Python 3.12: what was asked for is not there, and nobody was cancelled."""
+    request = NATS.request
+    held, asked = asyncio.Event(), asyncio.Event()
+
+    async def losing(self: NATS, *args: Any, **kwargs: Any) -> Msg:
+        if held.is_set() and not asked.is_set():
+            asked.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            raise js_errors.NotFoundError
+        return await request(self, *args, **kwargs)
+
+    monkeypatch.setattr(NATS, "request", losing)
+    async with quick_worker(broker, server) as worker:
+        running = asyncio.create_task(worker.run())
+        await eventually(lambda: worker.infos()[0].state == "idle")
+        held.set()
+        await asked.wait()
+        running.cancel()
+        await asyncio.wait([running], timeout=10_000 * MS)
+        assert running.cancelled()
 
 
 # --- Leases ----------------------------------------------------------------------------------------------------------

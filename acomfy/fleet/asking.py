@@ -9,13 +9,11 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 import nats.errors
 from nats.aio.client import Client as NATS
-from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 from nats.js import errors as js_errors
 
@@ -213,8 +211,7 @@ class Asking:
         """
         try:
             async with asyncio.timeout(self.silence):
-                with _cancellable():
-                    return await sending
+                return await sending
         except TimeoutError:
             raise Lost from None
 
@@ -233,24 +230,3 @@ class Life:
     @property
     def is_over(self) -> bool:
         return self._nc.is_closed or self._nc.stats["reconnects"] != self._number
-
-
-async def drop(subscription: Subscription | None) -> None:
-    """End a subscription, if there is one; the broker may never hear of it."""
-    if subscription is not None:
-        with suppress(nats.errors.Error, TimeoutError):  # the connection is closed, or stuck
-            async with asyncio.timeout(_LOOK):
-                with _cancellable():
-                    await subscription.unsubscribe()
-
-
-@contextmanager
-def _cancellable() -> Iterator[None]:
-    """Raise a cancellation that nats-py 2.16 swallows: it does so where it waits for its buffer to be written."""
-    task = asyncio.current_task()
-    before = task.cancelling() if task else 0
-    try:
-        yield
-    finally:
-        if task and task.cancelling() > before:
-            raise asyncio.CancelledError

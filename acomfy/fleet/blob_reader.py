@@ -25,8 +25,9 @@ from nats.aio.subscription import Subscription
 from nats.js import errors as js_errors
 
 from ..errors import ProtocolError
-from .asking import PASSING, Asking, Life, Lost, drop
+from .asking import PASSING, Asking, Life, Lost
 from .catalog import Catalog
+from .natspy import drop
 from .objects import BlobMissing, Record, chunk_subject, stream
 from .wire import Blob
 

@@ -17,7 +17,6 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import nats.errors
-from nats.aio.client import Client as NATS
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
@@ -28,6 +27,7 @@ from ..concurrency import Tasks, together
 from ..errors import BrokerError, ClientClosed, QueueFull, ServerError, ServerUnreachable
 from .addresses import check_connect_options, check_credentials, connect_options, read_addresses
 from .names import Lane, Names
+from .natspy import Connection, drop
 from .streams import Keeping, consumer_config, stream_configs
 
 logger = logging.getLogger(__name__)
@@ -75,22 +75,18 @@ class Listening:
 
     def __init__(self, subject: str, callback: Callable[[Msg], Awaitable[None]], queue: str) -> None:
         self.subject = subject
-        self.connection: NATS | None = None
+        self.connection: Connection | None = None
         self._callback = callback
         self._queue = queue
         self._subscription: Subscription | None = None
 
-    async def begin(self, nc: NATS) -> None:
+    async def begin(self, nc: Connection) -> None:
         self.connection = nc
         self._subscription = await nc.subscribe(self.subject, queue=self._queue, cb=self._callback)
 
     async def end(self) -> None:
         subscription, self._subscription = self._subscription, None
-        if subscription is not None:
-            try:
-                await subscription.unsubscribe()
-            except nats.errors.Error as exc:
-                logger.debug("%s is not listened to any more: %s", self.subject, exc)
+        await drop(subscription)
 
 
 class Broker:
@@ -118,7 +114,7 @@ class Broker:
         self._options = connect_options(addresses, options)
         self._keeping = keeping
         self._tasks = Tasks()
-        self._nc: NATS | None = None
+        self._nc: Connection | None = None
         self._js: JetStreamContext | None = None
         self._ready = asyncio.Event()
         self._refusal: ServerError | None = None
@@ -160,7 +156,7 @@ class Broker:
 
     async def _keep(self) -> None:
         while True:
-            nc = NATS()
+            nc = Connection()
             try:
                 await self._connect(nc)
                 self._nc, self._js = nc, nc.jetstream(timeout=ANSWER_TIMEOUT)
@@ -179,7 +175,7 @@ class Broker:
                 self._ready.clear()
             await asyncio.sleep(_LONGEST_PAUSE)
 
-    async def _connect(self, nc: NATS) -> None:
+    async def _connect(self, nc: Connection) -> None:
         """Connect; as nats-py is told to try for ever, what it raises is about the options that it was given."""
 
         async def on_error(exc: Exception) -> None:
@@ -274,7 +270,7 @@ class Broker:
         return self._js
 
     @property
-    def nc(self) -> NATS:
+    def nc(self) -> Connection:
         """The connection, once it was ready."""
         if self._nc is None:
             raise AssertionError("the broker was not waited for")
@@ -355,26 +351,17 @@ class Broker:
         return await self.answer(self.nc.request(subject, b"", timeout=timeout))
 
     async def answer(self, asked: Awaitable[T]) -> T:
-        """Wait for an answer of the broker, but not for one that was lost with its connection (`TimeoutError`).
-
-        nats-py waits by ``asyncio.wait_for``, which before Python 3.12 loses a cancellation that comes together with
-        the answer; here it is found again.
-        """
-        task = asyncio.current_task()
-        cancels = 0 if task is None else task.cancelling()
+        """Wait for an answer of the broker, but not for one that was lost with its connection (`TimeoutError`)."""
         async with asyncio.timeout(None) as scope:
             self._asking.add(scope)
             try:
-                found = await asked
+                return await asked
             finally:
                 self._asking.discard(scope)
-            if task is not None and task.cancelling() > cancels:
-                raise asyncio.CancelledError
-            return found
 
     # --- What is on it -----------------------------------------------------------------------------------------------
 
-    async def _prepare(self, nc: NATS) -> None:
+    async def _prepare(self, nc: Connection) -> None:
         """Make the streams and buckets, where they are not there."""
         self._lanes.clear()
         begun = asyncio.get_running_loop().time()
@@ -389,7 +376,7 @@ class Broker:
         finally:
             self._preparing = None
 
-    async def _ensure_stream(self, nc: NATS, config: StreamConfig) -> None:
+    async def _ensure_stream(self, nc: Connection, config: StreamConfig) -> None:
         pause = _FIRST_PAUSE
         while True:
             try:
@@ -457,12 +444,12 @@ class Broker:
             del self._listening[listening]
             await listening.end()
 
-    async def _listen_on(self, nc: NATS) -> None:
+    async def _listen_on(self, nc: Connection) -> None:
         while waiting := [listening for listening in self._listening if listening.connection is not nc]:
             for listening in waiting:
                 await self._begin(listening, nc)
 
-    async def _begin(self, listening: Listening, nc: NATS) -> None:
+    async def _begin(self, listening: Listening, nc: Connection) -> None:
         try:
             await listening.begin(nc)
         except nats.errors.Error as exc:
@@ -480,7 +467,7 @@ class Broker:
             logger.debug("%s was not told: %s", subject, exc)
 
 
-async def _close(nc: NATS) -> None:
+async def _close(nc: Connection) -> None:
     """Close a connection, also one that does not answer, or that never came about."""
     try:
         async with asyncio.timeout(_CLOSING):

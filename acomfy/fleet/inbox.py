@@ -19,6 +19,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from ..errors import BrokerError, ServerError, ServerUnreachable
 from .broker import Broker
+from .natspy import drop
 
 logger = logging.getLogger(__name__)
 
@@ -113,8 +114,7 @@ class Inbox:
                 await pull.over()
                 self._pull = pull = _Pull()
         finally:
-            if subscription is not None:
-                await _quietly(subscription.unsubscribe())
+            await drop(subscription)
             if consumer and self._broker.connected:
                 await _quietly(js.delete_consumer(self._stream, consumer))
 

@@ -9,7 +9,8 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import errors as js_errors
 
-from .asking import Asking, Patience, drop
+from .asking import Asking, Patience
+from .natspy import drop
 
 _UNACKNOWLEDGED = 15  # 2 MB: what nats-py buffers before it waits
 _ARRIVAL = 1.0

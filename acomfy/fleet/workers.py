@@ -6,11 +6,11 @@ import asyncio
 import logging
 from dataclasses import asdict, dataclass, fields
 
-import nats.errors
 import orjson
 from nats.aio.msg import Msg
 
 from .broker import Broker
+from .natspy import drop
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +97,5 @@ async def ask_workers(broker: Broker, subject: str, *, wait: float, enough: int 
     except TimeoutError:
         pass
     finally:
-        try:
-            await subscription.unsubscribe()
-        except nats.errors.Error as exc:
-            logger.debug("left as it is: %r", exc)
+        await drop(subscription)
     return sorted(infos, key=lambda info: (info.server, info.worker))

@@ -336,6 +336,18 @@ def base_url(url: str) -> URL:
     raise ValueError(f"a server's address looks like http://127.0.0.1:8188, not {shown!r}")
 
 
+def url_for_others(url: str) -> str:
+    """Read an address that everybody is told, as `base_url`.
+
+    Raises:
+        ValueError: It is none, or a user or password is in it.
+    """
+    read = base_url(url)
+    if read.user or read.password:
+        raise ValueError("it is told to everybody: give it without user and password")
+    return str(read).rstrip("/")
+
+
 def _parsed(url: str) -> URL:
     return URL(url if "://" in url else f"http://{url}")
 

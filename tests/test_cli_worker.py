@@ -58,7 +58,7 @@ def test_servers_are_given_one_by_one_with_their_addresses_for_others(monkeypatc
         (["a:1", "http://a:1/"], None, "given twice"),
         (["ftp://u:geheim@a"], None, "--server: a server's address looks like"),
         (["a"], ["ftp://u:geheim@a"], "--advertise: a server's address looks like"),
-        (["a"], ["http://u:geheim@a"], "without user and password"),
+        (["a"], ["http://u:geheim@a"], "--advertise: it is told to everybody: give it without user and password"),
     ],
 )
 def test_servers_that_make_no_sense_are_refused(servers: list[str], advertise: list[str] | None, said: str) -> None:

@@ -131,7 +131,7 @@ async def test_nothing_is_left_running() -> None:
     assert asyncio.all_tasks() == before
 
 
-# --- Cancellations that libraries lose ---------------------------------------------------------------------------
+# --- Cancellations that libraries lose -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [None, Oops("too late")])

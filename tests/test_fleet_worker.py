@@ -10,6 +10,7 @@ import json
 import signal
 import sys
 import time
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
@@ -128,6 +129,29 @@ def attempt_on(server: SimulatedServer, job_id: str, *, worker: Worker, **change
         started=time.time(),
     )
     return replace(attempt, **changes)
+
+
+# --- What is given to it ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("servers", "said"),
+    [
+        ([], "a worker needs a server"),
+        ([{"url": "a", "advertise": "http://u:geheim@a"}], "advertise: it is told to everybody"),
+        ([{"url": "a", "advertise": "ftp://u:geheim@a"}], "advertise: a server's address looks like"),
+        (["a:1", {"url": "http://a:1/?token=geheim"}], "http://a:1 is given twice"),
+    ],
+)
+def test_servers_that_make_no_sense_are_refused(servers: list[Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said) as raised:
+        Worker(servers, nats="nats://127.0.0.1:1")
+    assert "geheim" not in "".join(traceback.format_exception(raised.value))
+
+
+def test_a_server_s_address_for_others_has_nothing_that_is_secret() -> None:
+    worker = Worker([{"url": "http://u:geheim@a:1", "advertise": "b:2/?token=geheim"}, "http://u:geheim@c:3"])
+    assert [info.server for info in worker.infos()] == ["http://b:2", "http://c:3"]
 
 
 # --- Killed ----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from ..access import base_url
+from ..access import base_url, url_for_others
 from .arguments import UsageError, server_url
 from .brokers import BrokerOptions, with_broker
 from .ends import OTHER_CODES, counted, in_words, printable
@@ -195,9 +195,6 @@ def addresses(servers: list[str] | None, advertise: list[str] | None) -> list[di
 
 def _for_others(address: str) -> str:
     try:
-        url = base_url(address)
+        return url_for_others(address)
     except ValueError as exc:
         raise UsageError(f"--advertise: {exc}") from None
-    if url.user or url.password:
-        raise UsageError("--advertise is told to everybody: give it without user and password")
-    return str(url).rstrip("/")

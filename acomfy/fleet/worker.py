@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from nats.aio.msg import Msg
 
+from ..access import url_for_others
 from ..errors import AcomfyError
 from ..placement import Need
 from .broker import Broker
@@ -73,7 +74,7 @@ class Worker:
 
         Args:
             servers: For each ComfyUI its address, or the arguments of `Client` for it, and beside them ``advertise``
-                (its address for other machines; None: as given) and its own ``in_flight``.
+                (its address for other machines, without user and password; None: as given) and its own ``in_flight``.
             nats: Addresses of the broker.
             name: Of the fleet.
             group: Whose prompts it takes.
@@ -119,6 +120,9 @@ class Worker:
             self._station(server, in_flight, poll_interval, patience or Patience(), turn)
             for turn, server in enumerate(_listed(servers), first)
         ]
+        urls = [station.member.api.url for station in self._stations]
+        if twice := [url for number, url in enumerate(urls) if url in urls[:number]]:
+            raise ValueError(f"{twice[0]} is given twice; in_flight gives it more prompts at once")
 
     def _station(
         self, server: str | Mapping[str, Any], in_flight: int, poll_interval: float, patience: Patience, turn: int
@@ -129,7 +133,7 @@ class Worker:
             self,
             options.pop("url", "http://127.0.0.1:8188"),
             {**self._client_options, **options},
-            address=own.get("advertise"),
+            address=_address_for_others(own.get("advertise")),
             in_flight=int(own.get("in_flight", in_flight)),
             group=self._group,
             poll_interval=poll_interval,
@@ -260,6 +264,13 @@ def _listed(servers: Iterable[str | Mapping[str, Any]]) -> list[str | Mapping[st
     if not found:
         raise ValueError("a worker needs a server")
     return found
+
+
+def _address_for_others(advertise: str | None) -> str | None:
+    try:
+        return None if advertise is None else url_for_others(advertise)
+    except ValueError as exc:
+        raise ValueError(f"advertise: {exc}") from None
 
 
 def is_loopback(address: str) -> bool:

@@ -304,6 +304,25 @@ async def test_a_worker_ends_that_is_cancelled_in_the_moment_in_which_the_broker
         assert running.cancelled()
 
 
+async def test_a_worker_that_is_cut_off_while_it_posts_leaves_no_task(
+    fleet: Fleet, broker: LocalBroker, server: SimulatedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = Records.note
+
+    async def noted(self: Records, job_id: str, attempt: Attempt, revision: int) -> int | None:
+        server.faults.delay_answers(3600.0)  # also that of the POST, which is next
+        return await note(self, job_id, attempt, revision)
+
+    monkeypatch.setattr(Records, "note", noted)
+    await fleet.submit(saved())
+    async with mortal(broker, server, client_options={"cancel_timeout": 50 * MS}) as mortal_worker:
+        (station,) = mortal_worker.worker._stations
+        await eventually(lambda: any(job.posting is not None for job in station.member.jobs))
+        for _ in range(10):  # until the order waits for that
+            await asyncio.sleep(0)
+    assert not [task for task in asyncio.all_tasks() if "Event.wait" in repr(task.get_coro())]
+
+
 # --- Leases ----------------------------------------------------------------------------------------------------------
 
 

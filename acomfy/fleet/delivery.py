@@ -249,6 +249,7 @@ class Delivery:
         try:
             if not await self._before_a_cancel(taking):
                 return await self._end_cancelled(order, before)
+            files = taking.result()
             noted = await self._host.records.note(order.job_id, attempt, revision)
             if noted is None:
                 return logger.info("the order %s is another worker's", order.job_id)
@@ -260,7 +261,7 @@ class Delivery:
                 "the order %s begins on %s (attempt %d)", order.job_id, attempt.server, number,
                 extra={"prompt_id": attempt.prompt_id},
             )  # fmt: skip
-            encoded = EncodedGraph(graph, order.streams, taking.result())
+            encoded = EncodedGraph(graph, order.streams, files)
             job = self._place.member.begin(attempt.prompt_id, encoded, replace(order.options, on_lost="raise"))
             attempt, noted = await self._renamed(order, job, attempt, noted)
             await self._follow(order, job, attempt, noted, nodes)
@@ -268,14 +269,12 @@ class Delivery:
             await self._give_back(taking, order)
 
     async def _before_a_cancel(self, task: asyncio.Task[Any]) -> bool:
-        """Wait for a task; False when the order is cancelled before that has ended. Raises what the task raised."""
+        """Wait for a task; False when the order is cancelled before that has ended."""
         cancelling = asyncio.ensure_future(self._wishes.cancelling.wait())
         try:
             await asyncio.wait([task, cancelling], return_when=asyncio.FIRST_COMPLETED)
         finally:
             cancelling.cancel()
-        if task.done():
-            task.result()
         return task.done()
 
     async def _give_back(self, taking: asyncio.Task[Any], order: Order) -> None:
@@ -288,9 +287,7 @@ class Delivery:
     async def _renamed(self, order: Order, job: Job, attempt: Attempt, revision: int) -> tuple[Attempt, int]:
         """Note the id that a server before 0.3.45 chose instead of ours, once the POST was answered."""
         if job.posting is not None:
-            cancelling = asyncio.ensure_future(self._wishes.cancelling.wait())
-            await asyncio.wait([job.posting, cancelling], return_when=asyncio.FIRST_COMPLETED)
-            cancelling.cancel()
+            await self._before_a_cancel(job.posting)
         if job.prompt_id != attempt.prompt_id:
             attempt = replace(attempt, prompt_id=job.prompt_id)
             revision = await self._host.records.note(order.job_id, attempt, revision) or revision

@@ -22,6 +22,7 @@ from nats.aio.msg import Msg
 from nats.js import errors as js_errors
 
 import acomfy
+from acomfy.errors import BrokerError
 from acomfy.fleet import Fleet, FleetJob, Keeping, Worker, delivery, forgotten, station, wishes
 from acomfy.fleet.broker import Broker
 from acomfy.fleet.collecting import lost_file
@@ -462,6 +463,21 @@ async def test_an_order_that_the_broker_hands_out_to_nobody_is_found_and_runs_on
                 await asyncio.sleep(20 * MS)
         assert server.ledger.executions + other.ledger.executions == 1
         assert not later.done()
+
+
+async def test_a_worker_outlives_a_broker_that_does_not_tell_of_forgotten_orders(
+    fleet: Fleet, broker: LocalBroker, server: SimulatedServer, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    async def refused(self: Records, lane: Lane) -> None:
+        raise BrokerError("nats://x", "permissions violation")
+
+    monkeypatch.setattr(Records, "first", refused)
+    monkeypatch.setattr(forgotten, "_EVERY", 20 * MS)
+    async with working(broker, server):
+        await fleet.run(saved(1))
+        await eventually(lambda: "whether orders were forgotten is not known" in caplog.text)
+        await fleet.run(saved(2))
 
 
 # --- Servers that cannot be reached from here ------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import random
 from collections.abc import Mapping
 from functools import partial
 
+from ..errors import BrokerError
 from .ending import Letter
 from .lease import Unleased
 from .names import Lane
@@ -34,13 +35,13 @@ class Forgotten:
         self._suspect: tuple[Lane, int] | None = None
 
     async def look(self, floors: Mapping[Lane, int]) -> Letter | None:
-        """Look, if it is time to.
+        """Look, if it is time to; a broker that says no, perhaps as this user may not look, is asked again later.
 
         Args:
             floors: For lanes whose orders may be taken the number up to which all are acknowledged.
 
         Raises:
-            ServerError: The broker does not say.
+            ServerUnreachable, ClientClosed: The broker cannot be used any more.
         """
         now = asyncio.get_running_loop().time()
         if now < self._due or not floors:
@@ -48,7 +49,11 @@ class Forgotten:
         suspect, self._suspect = self._suspect, None
         self._due = now + _EVERY * random.uniform(0.5, 1.5)
         lane = suspect[0] if suspect is not None and suspect[0] in floors else random.choice(list(floors))
-        message = await self._records.first(lane)
+        try:
+            message = await self._records.first(lane)
+        except BrokerError as exc:
+            logger.warning("whether orders were forgotten is not known: %s", exc)
+            return None
         if message is None or not message.seq or not message.subject or message.seq > floors[lane]:
             return None
         if suspect != (lane, message.seq):

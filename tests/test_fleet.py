@@ -399,6 +399,35 @@ async def test_attach_finds_what_waits_runs_and_ended(
         assert not other.jobs
 
 
+async def test_another_submitter_is_heard_only_while_a_job_of_its_is_followed(
+    broker: LocalBroker, fleet: Fleet, gates: Gates
+) -> None:
+    async def readers() -> int:
+        async with connected(broker.url) as connection:
+            info = await connection.jetstream().stream_info("KV_ACOMFY_OUTCOMES")
+            return info.state.consumer_count
+
+    await fleet.wait_ready()
+    attached = []
+    for name in ("a", "b"):
+        async with quick_fleet(broker) as other:
+            jobs = [await other.submit(gated(name)) for _ in range(2)]
+        attached += [await fleet.attach(job.job_id) for job in jobs]
+    assert len(fleet._following.inboxes) == 3
+    assert await readers() == 3
+    assert await attached[0].cancel() is True
+    assert len(fleet._following.inboxes) == 3  # the other job of this submitter
+    gates.open["a"].set()
+    gates.open["b"].set()
+    for job in attached[1:]:
+        await job
+    assert len(fleet._following.inboxes) == 1
+    async with asyncio.timeout(10_000 * MS):
+        while await readers() > 1:  # noqa: ASYNC110  # no event tells of it
+            await asyncio.sleep(5 * MS)
+    assert await fleet.run(saved())
+
+
 async def test_attach_to_what_nobody_knows_ends_as_lost(fleet: Fleet) -> None:
     job = await fleet.attach("00000000-0000-4000-8000-000000000000")
     with pytest.raises(acomfy.JobLost) as caught:

@@ -61,14 +61,19 @@ class Attaching:
         if (known := self._following.get(job_id)) is not None:
             return known
         await self._broker.ready(self._connect_timeout)
-        order, message = None, await self._records.order(job_id)
-        if message is not None:
-            order = read_order(message.data or b"")
-            await self._following.hear(order.client_id).begin(self._connect_timeout)
+        message = await self._records.order(job_id)
+        if message is None:
+            return await self._follow(self._lost(client_id, job_id))
+        order = read_order(message.data or b"")
+        with self._following.inboxes.entered(order.client_id) as inbox:
+            await inbox.begin(self._connect_timeout)
+            return await self._follow(self._queued(order, message))
+
+    async def _follow(self, job: FleetJob) -> FleetJob:
+        """Follow a job, unless it is followed already."""
         self._check_open()  # it may have been closed meanwhile
-        if (known := self._following.get(job_id)) is not None:
+        if (known := self._following.get(job.job_id)) is not None:
             return known
-        job = self._lost(client_id, job_id) if order is None or message is None else self._queued(order, message)
         self._following.add(job)
         await self._attending.look_at(job)
         if not job.done():

@@ -12,7 +12,8 @@ import asyncio
 import copy
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -145,9 +146,14 @@ class Broker:
         self._ready.set()
         await self._tasks.end()
 
-    def when_open(self, callback: Callable[[], None]) -> None:
+    @contextmanager
+    def when_open(self, callback: Callable[[], None]) -> Iterator[None]:
         """Have a function called whenever a connection was opened or came back, or a stream was made anew."""
         self._on_open.append(callback)
+        try:
+            yield
+        finally:
+            self._on_open.remove(callback)
 
     @property
     def connected(self) -> bool:
@@ -239,7 +245,7 @@ class Broker:
         self._ready.set()
         anew, self._anew = self._anew, False
         if anew:
-            for callback in self._on_open:
+            for callback in list(self._on_open):
                 callback()
 
     async def ready(self, timeout: float | None) -> JetStreamContext:

@@ -173,7 +173,7 @@ class Fleet:
             self._loop = loop
             self._broker.open()
             self._spawn(self._attending.run())
-            self._following.hear(self.client_id)
+            self._following.inboxes.enter(self.client_id)
         elif self._loop is not loop:
             raise RuntimeError("a Fleet belongs to the event loop of its first use; make another one for this loop")
 
@@ -392,7 +392,8 @@ class Fleet:
     async def _post(self, job: FleetJob) -> None:
         """Put a job into the queue; what goes wrong is its outcome."""
         try:
-            await self._following.hear(self.client_id).begin(self._connect_timeout)
+            with self._following.inboxes.entered(self.client_id) as inbox:
+                await inbox.begin(self._connect_timeout)
             await self._posting.post(job)
             job.posted_at = asyncio.get_running_loop().time()
         except asyncio.CancelledError:

@@ -7,8 +7,6 @@ import logging
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-from nats.aio.msg import Msg
-
 from ..errors import AcomfyError
 from ..frames import load_json
 from ..job import Job
@@ -17,7 +15,7 @@ from ..router import TrackedPrompt
 from ..verdict import JobState
 from .broker import Broker
 from .hearing import Hearing
-from .inbox import Inbox
+from .inboxes import Inboxes
 from .job import FleetJob
 from .results import Results
 from .wire import Outcome
@@ -33,6 +31,7 @@ class Following:
 
     Attributes:
         hearing: Hears the events of those to which somebody listens.
+        inboxes: Hears of the submitters of those that are followed.
         observers: Called with every job that is followed from now on.
         changes: A number that grows when a job begins or ends.
     """
@@ -43,11 +42,10 @@ class Following:
         self.hearing = Hearing(broker, spawn)
         self.observers: list[Callable[[Job], object]] = []
         self.changes = 0
-        self._broker = broker
         self._results = results
         self._spawn = spawn
         self._jobs: dict[str, FleetJob] = {}
-        self._inboxes: dict[str, Inbox] = {}
+        self.inboxes = Inboxes(broker, self.settle_written, self.begun, spawn)
         self._pulses: set[asyncio.Event] = set()
 
     def __len__(self) -> int:
@@ -67,29 +65,20 @@ class Following:
         """Follow a job from now on."""
         for observer in self.observers:
             observer(job)
+        self.inboxes.enter(job.client_id)
         self._jobs[job.job_id] = job
 
     def let_go(self, job: FleetJob, error: AcomfyError) -> None:
         """Follow a job no more, which goes on without us."""
-        self._jobs.pop(job.job_id, None)
+        self._drop(job)
         job.settle(error, job.state)
 
+    def _drop(self, job: FleetJob) -> None:
+        if job in self:
+            del self._jobs[job.job_id]
+            self.inboxes.leave(job.client_id)
+
     # --- What is heard -----------------------------------------------------------------------------------------------
-
-    def hear(self, client_id: str) -> Inbox:
-        """Hear what becomes of a submitter's orders from now on."""
-        inbox = self._inboxes.get(client_id)
-        if inbox is None:
-            inbox = self._inboxes[client_id] = Inbox(self._broker, client_id, self.settle_written)
-            self._spawn(inbox.run())
-            self._spawn(self._hear_of_starts(client_id))
-        return inbox
-
-    async def _hear_of_starts(self, client_id: str) -> None:
-        async def receive(message: Msg) -> None:
-            self.begun(message.data)
-
-        await self._broker.listen(self._broker.names.started(client_id), receive)
 
     def begun(self, message: bytes) -> None:
         """Take it that a worker says where a job is."""
@@ -152,8 +141,7 @@ class Following:
 
     def end(self, job: FleetJob, outcome: Result | BaseException, state: JobState) -> None:
         """Give a job its outcome."""
-        if job in self:
-            del self._jobs[job.job_id]
+        self._drop(job)
         job.graph = None
         job.settle(outcome, state)
         self._changed()

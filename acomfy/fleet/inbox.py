@@ -52,7 +52,6 @@ class Inbox:
         self._take = take
         self._next = 0
         self._pull = _Pull()
-        broker.when_open(self._reopened)
 
     async def begin(self, timeout: float | None) -> None:
         """Wait until nothing can be missed any more, for so many seconds; None: for ever.
@@ -74,6 +73,10 @@ class Inbox:
 
     async def run(self) -> None:
         """Read until this is cancelled."""
+        with self._broker.when_open(self._reopened):
+            await self._read_on()
+
+    async def _read_on(self) -> None:
         complained = False
         while True:
             try:

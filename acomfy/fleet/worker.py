@@ -161,9 +161,12 @@ class Worker:
         Raises:
             ServerUnreachable: The broker refuses the credentials, or what the fleet needs.
         """
-        self.broker.when_open(self._reconnected)
         self.broker.open()
         await self.broker.ready(None)
+        with self.broker.when_open(self._reconnected):
+            await self._work()
+
+    async def _work(self) -> None:
         names = self.broker.names
         listenings = [
             await self.broker.listen(names.ping(self._group), self._answer),

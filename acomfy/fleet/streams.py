@@ -84,6 +84,7 @@ def stream_configs(names: Names, keeping: Keeping) -> list[StreamConfig]:
     ]
 
 
+_LONGEST_LOADER = 8 << 10
 _LOADER = ("acomfy.class", "acomfy.input", "acomfy.model")
 
 
@@ -102,8 +103,17 @@ def consumer_config(names: Names, lane: Lane, ack_wait: float) -> ConsumerConfig
         max_deliver=-1,  # what comes too often is put aside by a worker, which says why
         max_ack_pending=-1,
         max_waiting=100_000,
-        metadata=None if lane.loader is None else dict(zip(_LOADER, lane.loader, strict=True)),
+        metadata=None if lane.loader is None else _told(lane.loader),
     )
+
+
+def _told(loader: Loader) -> dict[str, str] | None:
+    """Say how a model is loaded; None for names that nats-server would change, or refuse: then all may ask the lane."""
+    try:
+        said = sum(len(part.encode()) for part in loader)
+    except UnicodeEncodeError:  # a lone surrogate, as a file's name has where that is no UTF-8
+        return None
+    return dict(zip(_LOADER, loader, strict=True)) if said <= _LONGEST_LOADER else None
 
 
 def loader_of(config: ConsumerConfig) -> Loader | None:

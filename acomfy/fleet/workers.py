@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from dataclasses import asdict, dataclass, fields
 
-import orjson
 from nats.aio.msg import Msg
 
+from ..errors import ProtocolError
+from ..frames import load_json
 from .broker import Broker
 from .natspy import drop
 
@@ -51,21 +53,21 @@ class WorkerInfo:
 
 def write_workers(infos: list[WorkerInfo]) -> bytes:
     """Write what a worker says of its servers."""
-    return orjson.dumps([asdict(info) for info in infos])
+    return json.dumps([asdict(info) for info in infos]).encode()  # a file's name may be what orjson refuses
 
 
 def read_workers(message: bytes) -> list[WorkerInfo]:
     """Read what a worker said; what makes no sense is passed over."""
     known = {part.name for part in fields(WorkerInfo)}
     try:
-        found = orjson.loads(message)
+        found = load_json(message)
         return [
             WorkerInfo(
                 **{**{name: value for name, value in one.items() if name in known}, "running": tuple(one["running"])}
             )
             for one in found
         ]
-    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+    except (ProtocolError, ValueError, TypeError, KeyError, AttributeError) as exc:
         logger.debug("a worker said what makes no sense: %r", exc)
         return []
 

@@ -6,6 +6,7 @@ A worker is killed here by cutting its connection to the broker before its tasks
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import signal
 import sys
@@ -43,7 +44,7 @@ from .brokers import broker as broker
 from .brokers import connected
 from .conftest import MS
 from .fleets import messages_in, quick_fleet, quick_worker, working
-from .graphs import color_of, gated, saved
+from .graphs import color_of, gated, sampled, saved
 from .shell import Gates, eventually, gates, server
 
 __all__ = ["broker", "gates", "server"]
@@ -279,6 +280,58 @@ async def test_a_worker_that_stops_lets_its_prompt_end_and_takes_no_other(
     assert server.ledger.executions == 1
 
 
+async def test_an_order_that_comes_just_as_a_worker_is_stopped_is_given_back_at_once(
+    broker: LocalBroker, server: SimulatedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pull = Puller.pull
+
+    async def stopping(self: Puller, lane: Lane) -> Msg | None:
+        message = await pull(self, lane)
+        if message is not None:
+            worker.stop()
+        return message
+
+    async with quick_fleet(broker, lease=600.0) as fleet:  # noone waits for that
+        job = await fleet.submit(saved(1))
+        with monkeypatch.context() as patched:
+            patched.setattr(Puller, "pull", stopping)
+            async with quick_worker(broker, server, lease=600.0) as worker:
+                await asyncio.wait_for(worker.run(), 10_000 * MS)
+        assert server.ledger.executions == 0
+        async with working(broker, server, lease=600.0):
+            assert isinstance(await outcome_of(job), acomfy.Result)
+
+
+async def test_a_worker_that_waits_for_the_broker_stops_when_it_is_told_to(
+    broker: LocalBroker, server: SimulatedServer
+) -> None:
+    async with Worker([server.url], nats="nats://127.0.0.1:1") as never_there:
+        running = asyncio.create_task(never_there.run())
+        await asyncio.sleep(0)
+        never_there.stop()
+        await asyncio.wait_for(running, 10_000 * MS)
+    async with quick_worker(broker, server) as worker:
+        running = asyncio.create_task(worker.run())
+        await eventually(lambda: worker.infos()[0].state == "idle")
+        await broker.kill()
+        await eventually(lambda: not worker.broker.connected)
+        worker.stop()
+        await asyncio.wait_for(running, 10_000 * MS)
+
+
+async def test_a_worker_whose_server_answers_nothing_stops_when_it_is_told_to(
+    broker: LocalBroker, server: SimulatedServer
+) -> None:
+    async with quick_worker(broker, server, client_options={"read_timeout": 3600.0}) as worker:
+        running = asyncio.create_task(worker.run())
+        await eventually(lambda: worker.infos()[0].state == "idle")
+        server.faults.delay_answers(3600.0)
+        (station,) = worker._stations
+        await eventually(lambda: station._ready_turn.locked())
+        worker.stop()
+        await asyncio.wait_for(running, 10_000 * MS)
+
+
 async def test_a_worker_ends_that_is_cancelled_in_the_moment_in_which_the_broker_answers(
     broker: LocalBroker, server: SimulatedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -431,6 +484,43 @@ async def test_an_order_that_comes_while_nobody_asks_is_given_back(broker: Local
         pulling.cancel()
         await asyncio.gather(pulling, return_exceptions=True)
         async with asyncio.timeout(0.7 * LEASE):
+            while (message := await puller.pull(lane)) is None:
+                pass
+        assert message.subject.endswith(job.job_id)
+        await puller.end()
+    finally:
+        await link.aclose()
+
+
+async def test_an_order_that_was_asked_for_at_the_end_is_given_back_at_once(broker: LocalBroker) -> None:
+    async with quick_fleet(broker, lease=600.0) as fleet:  # noone waits for that
+        job = await fleet.submit(saved(1))
+    link = Broker(broker.url, Names(), Keeping(), {})
+    link.open()
+    try:
+        await link.ready(None)
+        lane = Lane.of("default", 0)
+        puller = Puller(link)
+        await puller.begin()
+        await link.nc.flush()
+        transport: Any = link.nc._transport
+        socket = transport._io_writer.transport
+        socket.pause_reading()  # the answer is on its way
+        pulling = asyncio.create_task(puller.pull(lane))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(10_000 * MS), connected(broker.url) as other:
+            handed_out = functools.partial(other.jetstream().consumer_info, "ACOMFY_JOBS", lane.consumer)
+            while not (await handed_out()).num_ack_pending:  # noqa: ASYNC110  # no event tells of it
+                await asyncio.sleep(5 * MS)
+        pulling.cancel()
+        await asyncio.gather(pulling, return_exceptions=True)
+        ending = asyncio.create_task(puller.end())
+        await asyncio.sleep(0)
+        socket.resume_reading()
+        await ending
+        puller = Puller(link)
+        await puller.begin()
+        async with asyncio.timeout(10_000 * MS):
             while (message := await puller.pull(lane)) is None:
                 pass
         assert message.subject.endswith(job.job_id)
@@ -737,6 +827,20 @@ async def test_an_order_waits_for_a_worker_that_it_suits_however_often_others_ta
         assert isinstance(await outcome_of(first), acomfy.Result)
         assert isinstance(await outcome_of(second), acomfy.Result)
         assert other.ledger.executions == 0
+
+
+async def test_a_model_whose_name_is_no_unicode_is_loaded_and_its_worker_says_so(
+    broker: LocalBroker, fleet: Fleet
+) -> None:
+    """As the name of a file that is no UTF-8: ComfyUI tells of it with lone surrogates."""
+    odd = "\udcff.safetensors"
+    async with SimulatedServer() as server, mortal(broker, server):
+        server.models["checkpoints"].append(odd)
+        graph = sampled()
+        graph["4"]["inputs"]["ckpt_name"] = odd
+        assert isinstance(await outcome_of(await fleet.submit(graph)), acomfy.Result)
+        (info,) = await fleet.workers()
+        assert info.warm == odd
 
 
 async def test_an_order_of_a_newer_acomfy_is_left_to_newer_workers(

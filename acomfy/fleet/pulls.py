@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from contextlib import suppress
 
 import nats.errors
 from nats.aio.msg import Msg
@@ -14,6 +15,7 @@ from .names import Lane
 
 logger = logging.getLogger(__name__)
 
+_LAST_ANSWER = 1.0
 _REQUEST = b'{"batch":1,"no_wait":true}'
 
 
@@ -31,6 +33,8 @@ class Puller:
         self._listening: Listening | None = None
         self._numbers = itertools.count()
         self._asked: dict[str, asyncio.Future[Msg | None]] = {}
+        self._left: set[str] = set()
+        self._none_left = asyncio.Event()
 
     async def begin(self) -> None:
         """Begin, once the broker is ready."""
@@ -38,7 +42,11 @@ class Puller:
         self._listening = await self._broker.listen(f"{self._inbox}.*", self._receive)
 
     async def end(self) -> None:
-        """End. What still comes is for others once its lease has run out."""
+        """End. What was asked for last, and not waited for, is given back; a broker that is away is not waited for."""
+        if self._left and self._broker.connected:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_ANSWER):
+                    await self._none_left.wait()
         if self._listening is not None:
             await self._broker.unlisten(self._listening)
 
@@ -62,6 +70,11 @@ class Puller:
         except (TimeoutError, nats.errors.Error) as exc:
             logger.debug("no order from %s: %r", lane, exc)
             return None
+        except asyncio.CancelledError:
+            if not future.done() or future.cancelled():
+                self._left.add(token)
+                self._none_left.clear()
+            raise
         finally:
             del self._asked[token]
             if not taken and future.done() and not future.cancelled() and (message := future.result()) is not None:
@@ -73,12 +86,21 @@ class Puller:
             future = self._asked.get(message.subject)
             if future is not None and not future.done():
                 future.set_result(None)
-            return
-        waiting = next((future for future in self._asked.values() if not future.done()), None)
-        if waiting is None:
+            return self._answered(message.subject)
+        token = next((token for token, future in self._asked.items() if not future.done()), None)
+        if token is None:
             await self._give_back(message)
-        else:
-            waiting.set_result(message)
+            return self._answered(next(iter(self._left), ""))
+        self._asked[token].set_result(message)
+        if self._left:  # it may answer one of those: then the own answer of who has it is still to come
+            self._left.pop()
+            self._left.add(token)
+
+    def _answered(self, token: str) -> None:
+        """Note that a question was answered that nobody waits for any more."""
+        self._left.discard(token)
+        if not self._left:
+            self._none_left.set()
 
     async def _give_back(self, message: Msg) -> None:
         logger.debug("an order came too late and goes back: %s", message.subject)

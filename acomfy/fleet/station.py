@@ -135,7 +135,7 @@ class Station:
     # --- Its life ----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Take orders until `stop`, then wait for those that are here."""
+        """Take orders until `stop`, then wait for those that are here. The broker was there once."""
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._in_flight):
@@ -151,7 +151,6 @@ class Station:
 
     async def _slot(self) -> None:
         puller = Puller(self._broker)
-        await self._broker.ready(None)
         await puller.begin()
         running: set[asyncio.Task[None]] = set()
         try:
@@ -159,7 +158,7 @@ class Station:
                 if len(running) > _STORING:
                     await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     continue
-                letter = await self._take(puller)
+                letter = await self._take_unless_stopped(puller)
                 if letter is not None:
                     await self._deliver(letter, running)
             if running:
@@ -167,6 +166,20 @@ class Station:
         finally:
             await _cancelled(running)
             await puller.end()
+
+    async def _take_unless_stopped(self, puller: Puller) -> Letter | None:
+        """Wait for an order, but for nothing beyond `stop`; one that comes all the same is given back at once."""
+        taking = asyncio.create_task(self._take(puller), name="acomfy-take")
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        wanted = False
+        try:
+            await asyncio.wait([taking, stopping], return_when=asyncio.FIRST_COMPLETED)
+            wanted = not self._stopping.is_set()
+            return taking.result() if wanted else None
+        finally:
+            stopping.cancel()
+            if not wanted:
+                await _given_back(taking)
 
     def _lease_of(self, message: Msg) -> float:
         """Give the seconds of an order's lease: those that its lane was made with, whatever this worker was told."""
@@ -246,22 +259,32 @@ class Station:
 
     async def _take(self, puller: Puller) -> Letter | None:
         """Wait for an order; None when the server cannot be used, or no more is to be taken."""
-        loop = asyncio.get_running_loop()
         if not await self._ready():
             await self._pause(_BUSY_PAUSE if self.up else _AWAY_PAUSE)
             return None
-        if (letter := await self._pull(puller, loop.time())) is not None:
+        if (letter := await self._pull(puller, asyncio.get_running_loop().time())) is not None:
             return letter
+        try:
+            async with self._waking() as woken:
+                letter = await self._wait(puller, woken)
+        except asyncio.CancelledError:
+            if letter is not None:
+                await letter.lease.release()
+            raise
+        return letter
+
+    async def _wait(self, puller: Puller, woken: asyncio.Event) -> Letter | None:
+        """Look for an order now and then, and when woken."""
+        loop = asyncio.get_running_loop()
         idle_since = loop.time()
-        async with self._waking() as woken:
-            while not self._stopping.is_set():
-                if (letter := await self._pull(puller, idle_since, anew=True)) is not None:
-                    return letter
-                avoided = self._avoided[0] - loop.time()  # what it was woken for may be there
-                pause = self._poll_interval * random.uniform(0.75, 1.25)
-                await self._sleep(woken, min(pause, avoided) if avoided > 0 else pause)
-                if not await self._ready():
-                    return None
+        while not self._stopping.is_set():
+            if (letter := await self._pull(puller, idle_since, anew=True)) is not None:
+                return letter
+            avoided = self._avoided[0] - loop.time()  # what it was woken for may be there
+            pause = self._poll_interval * random.uniform(0.75, 1.25)
+            await self._sleep(woken, min(pause, avoided) if avoided > 0 else pause)
+            if not await self._ready():
+                return None
         return None
 
     async def _pause(self, seconds: float) -> None:
@@ -358,6 +381,14 @@ async def _cancelled(tasks: Collection[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _given_back(taking: asyncio.Task[Letter | None]) -> None:
+    """Stop taking an order; give back one that came already."""
+    taking.cancel()
+    await asyncio.wait([taking])
+    if not taking.cancelled() and taking.exception() is None and (letter := taking.result()) is not None:
+        await letter.lease.release()
 
 
 def lane_view(info: ConsumerInfo) -> LaneView | None:

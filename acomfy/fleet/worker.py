@@ -162,9 +162,23 @@ class Worker:
             ServerUnreachable: The broker refuses the credentials, or what the fleet needs.
         """
         self.broker.open()
-        await self.broker.ready(None)
-        with self.broker.when_open(self._reconnected):
-            await self._work()
+        if await self._ready():
+            with self.broker.when_open(self._reconnected):
+                await self._work()
+
+    async def _ready(self) -> bool:
+        """Wait for the broker, or for `stop`; tell whether there is something to do."""
+        opening = asyncio.create_task(self.broker.ready(None))
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if not self._stopping.is_set():
+                opening.result()
+        finally:
+            opening.cancel()
+            stopping.cancel()
+            await asyncio.gather(opening, stopping, return_exceptions=True)
+        return not self._stopping.is_set()
 
     async def _work(self) -> None:
         names = self.broker.names

@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
+import nats.errors
 import pytest
 from nats.aio.client import Client as NATS
 from nats.aio.msg import Msg
@@ -319,6 +320,20 @@ async def test_a_worker_that_waits_for_the_broker_stops_when_it_is_told_to(
         await asyncio.wait_for(running, 10_000 * MS)
 
 
+@pytest.mark.parametrize("lanes", [0, 1])
+async def test_a_worker_that_is_refused_while_it_works_says_so_in_one_error(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer, lanes: int
+) -> None:
+    async with quick_worker(broker, server) as worker:
+        running = asyncio.create_task(worker.run())
+        await eventually(lambda: worker.infos()[0].state == "idle")
+        for _ in range(lanes):
+            await fleet.run(saved())
+        worker.broker._note(nats.errors.AuthorizationError(), final=True)
+        with pytest.raises(acomfy.ServerUnreachable, match="it refused the credentials"):
+            await asyncio.wait_for(running, 10_000 * MS)
+
+
 async def test_a_worker_whose_server_answers_nothing_stops_when_it_is_told_to(
     broker: LocalBroker, server: SimulatedServer
 ) -> None:
@@ -356,6 +371,32 @@ async def test_a_worker_ends_that_is_cancelled_in_the_moment_in_which_the_broker
         running.cancel()
         await asyncio.wait([running], timeout=10_000 * MS)
         assert running.cancelled()
+
+
+async def test_an_order_is_not_given_back_before_the_post_of_its_prompt_has_ended(
+    fleet: Fleet, broker: LocalBroker, server: SimulatedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who takes it would ask the server, which knows nothing yet, and have it run again."""
+    note, release = Records.note, Lease.release
+    delays: list[float] = []
+
+    async def noted(self: Records, job_id: str, attempt: Attempt, revision: int) -> int | None:
+        server.faults.delay_answers(3600.0)
+        return await note(self, job_id, attempt, revision)
+
+    async def released(self: Lease, delay: float = 0.0) -> None:
+        delays.append(delay)
+        await release(self, delay)
+
+    monkeypatch.setattr(Records, "note", noted)
+    monkeypatch.setattr(Lease, "release", released)
+    await fleet.submit(saved())
+    async with mortal(broker, server, client_options={"cancel_timeout": 50 * MS}) as mortal_worker:
+        (station,) = mortal_worker.worker._stations
+        await eventually(lambda: any(job.posting is not None for job in station.member.jobs))
+        for _ in range(10):  # until the order waits for that
+            await asyncio.sleep(0)
+    assert delays == [delivery._POSTING_DELAY]
 
 
 async def test_a_worker_that_is_cut_off_while_it_posts_leaves_no_task(

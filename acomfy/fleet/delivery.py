@@ -68,6 +68,7 @@ _ACCIDENTS = 60
 _NEWER_DELAY = 30.0
 _ELSEWHERE_DELAY = 5.0
 _LOOKS_APART = 1.5
+_POSTING_DELAY = 5.0
 _PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 
 
@@ -128,6 +129,7 @@ class Delivery:
         self._lease = letter.lease
         self._ending = Ending(host, place, letter)
         self._wishes = Wishes(host.broker, host.records)
+        self._posting: asyncio.Task[None] | None = None
         self._tried_anyway = False
         self._resumed = False
 
@@ -155,7 +157,7 @@ class Delivery:
             async with self._wishes.heard(order.job_id):
                 await self._decide(order)
         except (asyncio.CancelledError, ClientClosed):
-            await self._lease.release()
+            await self._lease.release(_POSTING_DELAY if self._posts() else 0.0)
             raise
         except NewerVersion as exc:
             logger.warning("the order %s is left to newer workers: %s", order.job_id, exc)
@@ -178,6 +180,10 @@ class Delivery:
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
+
+    def _posts(self) -> bool:
+        """Tell whether the POST is under way: a server may not know yet what it is about to get."""
+        return self._posting is not None and not self._posting.done()
 
     async def _after_accident(self, order: Order, exc: Exception) -> None:
         deliveries = self._letter.deliveries
@@ -286,6 +292,7 @@ class Delivery:
 
     async def _renamed(self, order: Order, job: Job, attempt: Attempt, revision: int) -> tuple[Attempt, int]:
         """Note the id that a server before 0.3.45 chose instead of ours, once the POST was answered."""
+        self._posting = job.posting
         if job.posting is not None:
             await self._before_a_cancel(job.posting)
         if job.prompt_id != attempt.prompt_id:

@@ -15,7 +15,7 @@ from nats.js import JetStreamContext
 from nats.js import errors as js_errors
 from nats.js.api import ConsumerInfo
 
-from ..errors import AcomfyError, ServerError
+from ..errors import AcomfyError, BrokerError
 from ..placement import Need, Offer
 from .adopting import Adopting
 from .broker import Broker
@@ -332,12 +332,16 @@ class Station:
         return self.has(lane) or lane in self._orphans.lanes()
 
     async def _look(self) -> None:
-        """Look at all lanes of the group."""
+        """Look at all lanes of the group.
+
+        Raises:
+            ServerUnreachable, ClientClosed: The broker cannot be used any more.
+        """
         try:
             infos = await self._broker.persist(self._consumers, patience=None)
         except js_errors.NotFoundError:
             infos = []
-        except ServerError as exc:
+        except BrokerError as exc:
             logger.warning("the queue cannot be looked at: %s", exc)
             return
         self._leases = {str(info.name): info.config.ack_wait or 0.0 for info in infos if info.config is not None}

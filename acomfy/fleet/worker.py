@@ -192,8 +192,8 @@ class Worker:
             async with asyncio.TaskGroup() as group:
                 for station in self._stations:
                     group.create_task(station.run())
-        except* AcomfyError as group_of_errors:
-            raise group_of_errors.exceptions[0] from None
+        except* AcomfyError as errors:
+            raise _first(errors) from None
         finally:
             for listening in listenings:
                 await self.broker.unlisten(listening)
@@ -274,6 +274,11 @@ class Worker:
         while len(self._refused) > _MOST_REFUSED:
             self._refused.popitem(last=False)
         return now - since >= self.unreachable_timeout
+
+
+def _first(error: BaseException) -> BaseException:
+    """Give the first error of a group, which may be of groups itself: those of stations, of their slots."""
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _listed(servers: Iterable[str | Mapping[str, Any]]) -> list[str | Mapping[str, Any]]:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acomfy.fleet.names import ANY_MODEL, HIGHEST, LOWEST, Lane, Names, check_token, lane_of, main_model, model_token
+from acomfy.fleet.streams import consumer_config, loader_of
 from acomfy.placement import NOTHING, Need, read_need
 
 from . import graphs
@@ -239,6 +240,18 @@ def test_the_subjects_of_the_queue_are_matched_by_the_filters_that_stand_for_the
     ]
     assert len(set(others)) == len(others)
     assert not any(matches("acomfy.jobs.>", subject) for subject in others)
+
+
+@pytest.mark.parametrize("model", HOSTILE)
+def test_a_lane_s_consumer_tells_how_its_model_is_loaded_or_nothing_that_is_not_true(model: str) -> None:
+    loader = ("CheckpointLoaderSimple", "ckpt_name", model)
+    config = consumer_config(NAMES, Lane.of("gpu", 0, model_token(model), loader), 30.0)
+    assert loader_of(config) == (None if "\ud800" in model or "\udfff" in model else loader)
+
+
+def test_a_model_s_name_that_a_broker_would_refuse_is_not_told_to_it() -> None:
+    loader = ("CheckpointLoaderSimple", "ckpt_name", "x" * 200_000)
+    assert consumer_config(NAMES, Lane.of("gpu", 0, "x", loader), 30.0).metadata is None
 
 
 def matches(pattern: str, subject: str) -> bool:

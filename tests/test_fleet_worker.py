@@ -6,6 +6,7 @@ A worker is killed here by cutting its connection to the broker before its tasks
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import json
 import signal
@@ -35,8 +36,9 @@ from acomfy.fleet.names import Lane, Names
 from acomfy.fleet.pulls import Puller
 from acomfy.fleet.records import Records
 from acomfy.fleet.store import FileStore, StoreFull
-from acomfy.fleet.wire import Attempt, Outcome, StoredFile, Success, write_outcome
+from acomfy.fleet.wire import Attempt, InputBlob, Outcome, StoredFile, Success, write_outcome
 from acomfy.fleet.wishes import Wishes
+from acomfy.inputs import FileInput
 from acomfy.outputs import FileReference
 from acomfy.simulator import Node, NodeContext, SimulatedServer
 from acomfy.verdict import JobState
@@ -882,6 +884,28 @@ async def test_a_model_whose_name_is_no_unicode_is_loaded_and_its_worker_says_so
         assert isinstance(await outcome_of(await fleet.submit(graph)), acomfy.Result)
         (info,) = await fleet.workers()
         assert info.warm == odd
+
+
+async def test_a_worker_whose_disk_is_full_does_not_take_what_others_could_do(
+    broker: LocalBroker, fleet: Fleet, server: SimulatedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = 0
+
+    async def full(files: tuple[InputBlob, ...]) -> tuple[FileInput, ...]:
+        nonlocal taken
+        taken += 1
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(station, "_REST", 3600.0)
+    monkeypatch.setattr(station, "_LONGEST_REST", 3600.0)
+    jobs = [await fleet.submit(saved(number)) for number in range(3)]
+    async with SimulatedServer() as other, mortal(broker, other) as sick:
+        monkeypatch.setattr(sick.worker.inputs, "take", full)
+        await eventually(lambda: taken > 0)
+        async with mortal(broker, server):
+            for job in jobs:
+                assert isinstance(await outcome_of(job), acomfy.Result)
+        assert taken == 1
 
 
 async def test_an_order_of_a_newer_acomfy_is_left_to_newer_workers(

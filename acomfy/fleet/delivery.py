@@ -86,6 +86,8 @@ class Place(Protocol):
 
     def is_orphan(self, subject: str) -> bool: ...
 
+    def rest(self) -> None: ...
+
     def left_behind(self, prompt_id: str) -> None: ...
 
 
@@ -186,6 +188,8 @@ class Delivery:
         return self._posting is not None and not self._posting.done()
 
     async def _after_accident(self, order: Order, exc: Exception) -> None:
+        if isinstance(exc, OSError):
+            self._place.rest()
         deliveries = self._letter.deliveries
         if deliveries < _ACCIDENTS:
             return await self._lease.release(min(_PAUSE * deliveries, _LONGEST_PAUSE))

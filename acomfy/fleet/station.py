@@ -38,7 +38,7 @@ _STORING = 4
 _AVOIDED = 0.3
 _BUSY_PAUSE = 0.5
 _AWAY_PAUSE = 1.0
-_CONNECT_PAUSE = 5.0
+_REST, _LONGEST_REST, _MOST_RESTS = 1.0, 60.0, 6
 
 
 class Station:
@@ -100,6 +100,7 @@ class Station:
         self._adopted: set[asyncio.Task[None]] = set()
         self._occupied: set[Delivery] = set()
         self._adopting = Adopting(host, self, host.lease, self._adopt)
+        self._rests, self._rests_until = 0, float("-inf")
         self._ready_turn = asyncio.Lock()
         self._stopping = asyncio.Event()
 
@@ -107,6 +108,7 @@ class Station:
 
     def began(self, need: Need) -> None:
         """Note what an order that begins here loads."""
+        self._rests = 0
         model = main_model(need)
         if model:
             self.warm, self.warm_model = frozenset({model_token(model)}), model
@@ -122,6 +124,16 @@ class Station:
     def avoid(self, subject: str) -> None:
         """Leave the lane of an order to others for a moment: it does not suit, and was given back."""
         self._avoided = asyncio.get_running_loop().time() + _AVOIDED, subject
+
+    def rest(self) -> None:
+        """Take nothing for a while, longer each time: this machine failed, say its disk is full.
+
+        It would fail at once with whatever it took, and so take all that waits while others are busy.
+        """
+        seconds = min(_REST * 2**self._rests, _LONGEST_REST)
+        self._rests = min(self._rests + 1, _MOST_RESTS)
+        self._rests_until = asyncio.get_running_loop().time() + seconds
+        logger.warning("%s is given nothing for %.0f s", self.address, seconds)
 
     def is_orphan(self, subject: str) -> bool:
         """Tell whether an order of this subject is tried though no server of the group has its model."""
@@ -222,6 +234,8 @@ class Station:
 
     async def _ready(self) -> bool:
         """Tell whether the server can be given an order now."""
+        if asyncio.get_running_loop().time() < self._rests_until:
+            return False
         async with self._ready_turn:
             try:
                 if self._stale or not self.up:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ from ..errors import OutputMissing
 from ..inputs import FileInput
 from ..outputs import FileReference, TextValue
 from ..result import Output, Result
+from .scratch import Scratch
 from .store import FileStore
 from .wire import Blob, InputBlob, StoredFile, StoredOutput, Success
 
@@ -30,11 +32,13 @@ class Collecting:
     """Store the outputs of prompts.
 
     Args:
+        scratch: Where large ones are on their way.
         by_reference: Leave files on their server; what was streamed is stored all the same, as no server has it.
     """
 
-    def __init__(self, files: FileStore, *, by_reference: bool) -> None:
+    def __init__(self, files: FileStore, scratch: Scratch, *, by_reference: bool) -> None:
         self._files = files
+        self._scratch = scratch
         self._by_reference = by_reference
         self._turn = asyncio.Semaphore(_AT_ONCE)
 
@@ -80,7 +84,8 @@ class Collecting:
                     break
             else:
                 return await self._files.put(name, bytes(head))
-        directory = await asyncio.to_thread(tempfile.mkdtemp, prefix="acomfy-")
+        parent = await self._scratch.directory()
+        directory = await asyncio.to_thread(tempfile.mkdtemp, dir=parent)
         try:
             return await self._files.put(name, await output.save(os.path.join(directory, "output")))
         finally:
@@ -112,13 +117,15 @@ class InputFiles:
     """The files of orders, on this machine's disk: each content once, those that were used last.
 
     Args:
+        scratch: Where they are.
         most: Bytes that are kept at most, beside what is in use.
     """
 
-    def __init__(self, inputs: FileStore, *, most: int = 4 << 30) -> None:
+    def __init__(self, inputs: FileStore, scratch: Scratch, *, most: int = 4 << 30) -> None:
         self._inputs = inputs
+        self._scratch = scratch
         self._most = most
-        self._directory: Path | None = None
+        self._numbers = itertools.count()
         self._kept: OrderedDict[str, tuple[Path, int]] = OrderedDict()
         self._used: dict[str, int] = {}
         self._turns: dict[str, asyncio.Lock] = {}
@@ -154,9 +161,9 @@ class InputFiles:
             if file.filename in self._kept:
                 self._kept.move_to_end(file.filename)
                 return self._kept[file.filename][0]
-            if self._directory is None:
-                self._directory = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="acomfy-inputs-"))
-            path = self._directory / Path(file.filename).name
+            directory = await self._scratch.directory()
+            # With a number of its own: it may have been here before, and be removed at this moment.
+            path = directory / f"{next(self._numbers)}-{Path(file.filename).name}"
             await self._inputs.save(file.blob, path)
             self._kept[file.filename] = path, file.blob.size
             return path
@@ -175,8 +182,3 @@ class InputFiles:
             path, freed = self._kept.pop(name)
             size -= freed
             await asyncio.to_thread(path.unlink, missing_ok=True)
-
-    async def aclose(self) -> None:
-        """Remove all of them."""
-        if self._directory is not None:
-            await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)

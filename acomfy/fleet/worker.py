@@ -27,6 +27,7 @@ from .member import FleetMember
 from .names import Names, check_token
 from .orphans import answer_offers, somebody_suits
 from .records import Records
+from .scratch import Scratch
 from .station import Station
 from .store import FileStore
 from .streams import Keeping
@@ -101,10 +102,11 @@ class Worker:
         if in_flight < 1 or max_attempts < 1 or lease < 1 or poll_interval <= 0:
             raise ValueError("in_flight, max_attempts and lease are at least 1, and poll_interval is more than 0")
         self.broker = Broker(nats, Names(name), keeping or Keeping(), options)
+        self._scratch = Scratch()
         self.records = Records(self.broker, patience=None)
         self.files = FileStore(self.broker, self.broker.names.files, patience=None)
-        self.collecting = Collecting(self.files, by_reference=results == "server")
-        self.inputs = InputFiles(FileStore(self.broker, self.broker.names.inputs, patience=None))
+        self.collecting = Collecting(self.files, self._scratch, by_reference=results == "server")
+        self.inputs = InputFiles(FileStore(self.broker, self.broker.names.inputs, patience=None), self._scratch)
         self.host = socket.gethostname()
         self.worker_id = f"{self.host}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.lease = lease
@@ -208,7 +210,7 @@ class Worker:
         """Close the connections. Prompts on the servers are left to run."""
         members = [station.member for station in self._stations]
         await asyncio.gather(*(member.aclose() for member in (*members, *self._guests.values())))
-        await self.inputs.aclose()
+        await self._scratch.aclose()
         await self.broker.aclose()
 
     def _reconnected(self) -> None:

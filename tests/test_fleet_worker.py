@@ -16,7 +16,8 @@ import traceback
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import nats.errors
 import pytest
@@ -29,6 +30,7 @@ from acomfy.errors import BrokerError
 from acomfy.fleet import Fleet, FleetJob, Keeping, Worker, delivery, forgotten, station, wishes
 from acomfy.fleet.broker import Broker
 from acomfy.fleet.collecting import lost_file
+from acomfy.fleet.ending import Ending, Letter
 from acomfy.fleet.forgotten import Forgotten
 from acomfy.fleet.lease import Lease
 from acomfy.fleet.local import LocalBroker
@@ -36,9 +38,10 @@ from acomfy.fleet.names import Lane, Names
 from acomfy.fleet.pulls import Puller
 from acomfy.fleet.records import Records
 from acomfy.fleet.store import FileStore, StoreFull
-from acomfy.fleet.wire import Attempt, InputBlob, Outcome, StoredFile, Success, write_outcome
+from acomfy.fleet.wire import Attempt, InputBlob, Order, Outcome, StoredFile, Success, write_outcome
 from acomfy.fleet.wishes import Wishes
 from acomfy.inputs import FileInput
+from acomfy.job import PromptOptions
 from acomfy.outputs import FileReference
 from acomfy.simulator import Node, NodeContext, SimulatedServer
 from acomfy.verdict import JobState
@@ -611,6 +614,31 @@ async def test_a_worker_outlives_a_broker_that_does_not_tell_of_forgotten_orders
         await fleet.run(saved(1))
         await eventually(lambda: "whether orders were forgotten is not known" in caplog.text)
         await fleet.run(saved(2))
+
+
+async def test_what_another_worker_finished_is_no_dead_letter(broker: LocalBroker) -> None:
+    async with recorded(broker) as records:
+        host, place = SimpleNamespace(records=records, broker=records._broker), SimpleNamespace(address="http://a")
+        letter = Letter(b"{}", "ACOMFY.jobs.x", cast(Lease, None))
+        for job_id in ("finished", "lost"):
+            order = Order(
+                job_id=job_id,
+                client_id="me",
+                graph=b"{}",
+                group="default",
+                priority=0,
+                streams=(),
+                options=PromptOptions(),
+                files=(),
+                created=time.time(),
+            )
+            if job_id == "finished":
+                assert await records.conclude("me", job_id, b"{}")
+            await Ending(cast(Any, host), cast(Any, place), letter).put_aside(
+                "why", acomfy.JobLost(job_id, "restarted"), order
+            )
+        async with quick_fleet(broker) as fleet:
+            assert [letter.job_id for letter in await fleet.dead_letters()] == ["lost"]
 
 
 # --- Servers that cannot be reached from here ------------------------------------------------------------------------

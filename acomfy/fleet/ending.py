@@ -72,7 +72,9 @@ class Ending:
         await self.conclude(order, attempt, attempt.prompt_id, error, state_after(error))
 
     async def put_aside(self, reason: str, error: BaseException, order: Order | None = None) -> None:
-        """Keep an order in the dead-letter stream, with the reason."""
+        """Keep an order in the dead-letter stream, with the reason; not one that another worker finished."""
+        if order is not None and await self._host.records.outcome(order.job_id) is not None:
+            return
         group, job_id = ("default", uuid.uuid4().hex) if order is None else (order.group, order.job_id)
         headers = headers_of(reason, error, server=self._place.address, subject=self._letter.subject)
         subject = self._host.broker.names.dead_letter(group, job_id)

@@ -22,6 +22,7 @@ from ..errors import AcomfyError
 from ..placement import Need
 from .broker import Broker
 from .collecting import Collecting, InputFiles
+from .guests import Guests
 from .lanes import Patience
 from .member import FleetMember
 from .names import Names, check_token
@@ -113,9 +114,9 @@ class Worker:
         self.max_attempts = max_attempts
         self.unreachable_timeout = unreachable_timeout
         self._group = check_token("group", group)
-        self._guests: dict[str, FleetMember] = {}
         self._refused: OrderedDict[str, float] = OrderedDict()
         self._client_options = {"unreachable_timeout": unreachable_timeout, **(client_options or {})}
+        self._guests = Guests(self._client_options)
         self._stopping = asyncio.Event()
         first = random.randrange(1000)  # other workers begin with other lanes
         self._stations = [
@@ -209,7 +210,7 @@ class Worker:
     async def aclose(self) -> None:
         """Close the connections. Prompts on the servers are left to run."""
         members = [station.member for station in self._stations]
-        await asyncio.gather(*(member.aclose() for member in (*members, *self._guests.values())))
+        await asyncio.gather(*(member.aclose() for member in members), self._guests.aclose())
         await self._scratch.aclose()
         await self.broker.aclose()
 
@@ -260,10 +261,7 @@ class Worker:
             return place.member
         if attempt.host != self.host and is_loopback(attempt.server):
             return None
-        guest = self._guests.get(attempt.server)
-        if guest is None:
-            guest = self._guests[attempt.server] = FleetMember(attempt.server, dict(self._client_options))
-        return guest
+        return self._guests.client_of(attempt.server)
 
     async def somebody_suits(self, need: Need) -> bool:
         """Tell whether a server of the group has what a prompt needs, busy or not."""

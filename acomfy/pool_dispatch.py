@@ -270,6 +270,8 @@ class Dispatcher:
         server = self.servers[str(placement.server)]
         self.line.take(entry)
         self.changes += 1
+        if isinstance(entry.item, Pin) and entry.item.server.done():
+            return  # who wanted it was cancelled, and has not come to say so yet
         server.warmed(entry.need)
         if isinstance(entry.item, Pin):
             server.pins += 1

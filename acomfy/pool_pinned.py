@@ -38,7 +38,7 @@ class Pinned:
         try:
             self._server = await pin.server
         except asyncio.CancelledError:
-            if not self._dispatcher.remove(entry) and not pin.server.cancelled():
+            if not self._dispatcher.remove(entry) and not pin.server.cancelled() and pin.server.exception() is None:
                 self._dispatcher.unpin(pin.server.result())
             raise
         return self._server.client

@@ -187,6 +187,32 @@ async def test_who_no_longer_waits_for_a_server_of_its_own_takes_no_place(gates:
         assert pool.stats().in_flight == 0
 
 
+async def test_a_place_that_comes_free_as_its_wait_is_cancelled_goes_to_the_next() -> None:
+    async with servers(1) as made, quick_pool(made, in_flight=1) as pool:
+        first = pool.acquire()
+        await first.__aenter__()
+        cancelled, next_one = (asyncio.create_task(pool.acquire().__aenter__()) for _ in range(2))
+        await eventually(lambda: pool.stats().waiting == 2)
+        cancelled.cancel()
+        await first.__aexit__(None, None, None)  # before the other task sees that it was cancelled
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        await next_one
+        assert pool.stats().waiting == 0
+
+
+async def test_a_wait_for_a_server_that_is_cancelled_as_it_is_refused_is_cancelled() -> None:
+    async with quick_pool([]) as pool:
+        waiting = asyncio.create_task(pool.acquire().__aenter__())
+        await eventually(lambda: pool.stats().waiting == 1)
+        (entry,) = pool._dispatcher.line
+        pool._dispatcher._refuse(entry)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+
+
 async def test_attach_finds_the_server_that_has_the_prompt(gates: Gates) -> None:
     async with servers(3, gates) as made:
         async with acomfy.Client(made[1].url) as client:

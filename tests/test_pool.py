@@ -212,7 +212,6 @@ async def test_a_wait_for_a_server_that_is_cancelled_as_it_is_refused_is_cancell
             await waiting
 
 
-
 async def test_attach_finds_the_server_that_has_the_prompt(gates: Gates) -> None:
     async with servers(3, gates) as made:
         async with acomfy.Client(made[1].url) as client:

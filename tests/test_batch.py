@@ -102,6 +102,24 @@ async def test_rows_that_comfyui_lost_by_a_restart_run_anew_at_once(server: Simu
     assert executions(server) == dict.fromkeys(range(ROWS), 1)
 
 
+async def test_a_row_that_was_interrupted_when_it_was_stopped_runs_anew(server: SimulatedServer, rows: Path) -> None:
+    table, out = read_rows(rows), rows.parent / "out"
+    out.mkdir()
+    script = server.on("KSampler").once().waits_for(asyncio.Event())
+    with closing(Journal(out / "journal.jsonl", table)) as journal:
+        async with acomfy.Client(server.url) as client:
+            batch = Batch(client, examples.load("text_to_image"), table, journal, out)
+            submitting = asyncio.create_task(batch.do(0))
+            await server.wait_for(lambda: bool(script.calls))
+            assert journal.prompt_ids.keys() == {0}
+            await client.interrupt(journal.prompt_ids[0])  # as a submit does that is stopped before it has its answer
+            with pytest.raises(acomfy.JobInterrupted):
+                await submitting
+    said, _ = await (await start(server, rows)).communicate()
+    assert f"{ROWS} of {ROWS} rows are done, 0 failed" in said.decode()
+    assert executions(server) == dict.fromkeys(range(ROWS), 1)
+
+
 @pytest.fixture
 async def batch(tmp_path: Path) -> AsyncIterator[Batch]:
     """Give a batch of two rows for a server that is not there."""

@@ -153,10 +153,10 @@ class Batch:
         if row in self.journal.prompt_ids:
             try:
                 result = await (await self.client.attach(self.journal.prompt_ids[row]))
-            except (acomfy.JobLost, acomfy.OutputMissing) as exc:
+            except (acomfy.JobLost, acomfy.JobInterrupted, acomfy.OutputMissing) as exc:
                 if unknown(exc):
                     raise
-        while result is None:  # it is gone for good, or was never begun
+        while result is None:  # it is gone for good, was taken off when we were stopped, or was never begun
             try:
                 result = await (await self.submit(row))
             except acomfy.JobLost as exc:

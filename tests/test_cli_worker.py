@@ -210,7 +210,7 @@ async def test_a_worker_waits_for_broker_and_server_and_says_so(broker: LocalBro
     await broker.kill()
     await server.go_down()
     async with started("--nats", broker.url, "--server", server.url) as worker:
-        await worker.says(f"acomfy: waiting for the broker {broker.url}: is nats-server running there")
+        await worker.says(f"acomfy: waiting for the broker: no answer from {broker.url}: ")
         await broker.restart()
         await worker.says(f"acomfy: the broker {broker.url} is there")
         await worker.says(f"{server.url} cannot be used: no answer from {server.url}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
+import socket
 import ssl
 import traceback
 from collections import Counter
@@ -21,7 +22,9 @@ from nats.js import errors as js_errors
 import acomfy
 from acomfy.errors import BrokerError
 from acomfy.fleet import Fleet, Keeping
+from acomfy.fleet.broker import Broker
 from acomfy.fleet.local import HOST, LocalBroker, LocalCluster
+from acomfy.fleet.names import Names
 from acomfy.fleet.natspy import Connection
 from acomfy.simulator import SimulatedServer
 
@@ -217,6 +220,23 @@ async def test_what_a_single_server_cannot_keep_is_refused(broker: LocalBroker) 
     async with quick_fleet(broker, keeping=Keeping(replicas=3)) as fleet:
         with pytest.raises(BrokerError, match="replicas"):
             await fleet.submit(saved())
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            js_errors.ServiceUnavailableError(),
+            "JetStream does not answer; it has no JetStream: start nats-server with -js",
+        ),
+        (socket.gaierror(-2, "Name or service not known"), "not known; is nats-server running there"),
+        (None, "the connection broke; is nats-server running there"),
+    ],
+)
+def test_trouble_says_what_to_do(error: Exception | None, said: str) -> None:
+    broker = Broker("nats://127.0.0.1:9", Names(), Keeping(), {})
+    broker._last_error = error
+    assert said in str(broker.trouble)
 
 
 # --- A broker that is away -------------------------------------------------------------------------------------------

@@ -149,11 +149,8 @@ async def _tell_of_broker(worker: Worker) -> None:
         await asyncio.sleep(_SOON)
         if worker.broker.connected is away:
             away = not away
-            note(
-                f"waiting for the broker {worker.broker.shown}: is nats-server running there, with JetStream (-js)?"
-                if away
-                else f"the broker {worker.broker.shown} is there"
-            )
+            broker = worker.broker
+            note(f"waiting for the broker: {broker.trouble}" if away else f"the broker {broker.shown} is there")
 
 
 def note(text: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -64,6 +65,8 @@ PASSING = (
     OSError,
 )
 """What passes: the broker, or the leader of a stream, is away for now."""
+
+_NO_JETSTREAM = (nats.errors.NoRespondersError, js_errors.ServiceUnavailableError)
 
 
 class Listening:
@@ -160,6 +163,11 @@ class Broker:
         """Whether the connection stands, as far as is known."""
         return self._nc is not None and self._nc.is_connected and self._ready.is_set() and self._refusal is None
 
+    @property
+    def trouble(self) -> ServerError:
+        """Why it cannot be used at the moment, and what to do about it."""
+        return self._refusal or self._error(self._last_error or ConnectionResetError("the connection broke"))
+
     async def _keep(self) -> None:
         while True:
             nc = Connection()
@@ -241,7 +249,7 @@ class Broker:
             scope.reschedule(now)
 
     def _opened(self) -> None:
-        self._refusal = None
+        self._refusal = self._last_error = None
         self._ready.set()
         anew, self._anew = self._anew, False
         if anew:
@@ -291,7 +299,7 @@ class Broker:
         """Say what went wrong, and what to do about it."""
         if isinstance(exc, ServerError):
             return exc
-        reason = str(exc) or type(exc).__name__
+        reason = "JetStream does not answer" if isinstance(exc, _NO_JETSTREAM) else str(exc) or type(exc).__name__
         if isinstance(exc, js_errors.APIError) and not isinstance(exc, PASSING):
             return BrokerError(self.shown, exc.description or reason, code=exc.err_code)
         return ServerUnreachable(self.shown, reason, maybe_sent=maybe_sent, hint=_hint(exc))
@@ -493,10 +501,10 @@ def _is_refusal(exc: BaseException) -> bool:
 def _hint(exc: BaseException) -> str:
     if _is_refusal(exc):
         return "it refused the credentials: check user, token, credentials file or nkey"
-    if isinstance(exc, nats.errors.NoRespondersError | js_errors.ServiceUnavailableError):
+    if isinstance(exc, _NO_JETSTREAM):
         return "it has no JetStream: start nats-server with -js"
     if isinstance(exc, ssl.SSLError):
         return "give tls= an ssl.SSLContext that trusts its certificate, and a certificate of your own if it wants one"
-    if isinstance(exc, nats.errors.Error | ConnectionError | TimeoutError):
+    if isinstance(exc, nats.errors.Error | ConnectionError | TimeoutError | socket.gaierror):
         return "is nats-server running there, with JetStream (-js)?"
     return "check the arguments that nats.connect was given"

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from functools import partial
 
 from ..look import read_queue
-from .delivery import Host, Place
 from .ending import Letter
+from .hosting import Host, Place
 from .lease import Unleased
 from .names import possible_jobs
 from .wire import Attempt

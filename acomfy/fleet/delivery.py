@@ -28,7 +28,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from .. import pool_moves
 from ..errors import (
@@ -49,14 +49,13 @@ from ..placement import Need, read_need
 from ..result import Result
 from ..verdict import JobState
 from ..workflow import EncodedGraph
-from .broker import Broker
-from .collecting import Collecting, InputFiles, lost_file
+from .collecting import lost_file
 from .ending import Ending, Letter, state_after
 from .forwarding import Forwarding
+from .hosting import Host, Place
 from .member import FleetMember
 from .names import Lane, prompt_id_of
-from .records import Records
-from .store import BlobMissing, FileStore, StoreFull
+from .store import BlobMissing, StoreFull
 from .wire import Attempt, NewerVersion, Order, Success, read_order
 from .wishes import Wishes
 
@@ -70,48 +69,6 @@ _ELSEWHERE_DELAY = 5.0
 _LOOKS_APART = 1.5
 _POSTING_DELAY = 5.0
 _PAUSE, _LONGEST_PAUSE = 0.5, 10.0
-
-
-class Place(Protocol):
-    """The worker's server at which an order was taken, as far as its deliveries ask."""
-
-    member: FleetMember
-    address: str
-
-    def suits(self, need: Need) -> bool: ...
-
-    def began(self, need: Need) -> None: ...
-
-    def avoid(self, subject: str) -> None: ...
-
-    def is_orphan(self, subject: str) -> bool: ...
-
-    def rest(self) -> None: ...
-
-    def left_behind(self, prompt_id: str) -> None: ...
-
-
-class Host(Protocol):
-    """The worker, as far as its deliveries ask."""
-
-    broker: Broker
-    records: Records
-    files: FileStore
-    collecting: Collecting
-    inputs: InputFiles
-    worker_id: str
-    host: str
-    lease: float
-    max_attempts: int
-    unreachable_timeout: float
-
-    def place_of(self, attempt: Attempt) -> Place | None: ...
-
-    def client_of(self, attempt: Attempt) -> FleetMember | None: ...
-
-    async def somebody_suits(self, need: Need) -> bool: ...
-
-    def given_up_elsewhere(self, attempt: Attempt) -> bool: ...
 
 
 class Delivery:

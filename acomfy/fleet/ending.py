@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import uuid
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from nats.js import JetStreamContext
 
@@ -13,12 +12,10 @@ from ..errors import AcomfyError, JobCancelled, JobInterrupted, JobLost, JobStal
 from ..job import Job
 from ..verdict import JobState
 from .dead import headers_of
+from .hosting import Host, Place
 from .lease import Lease, Unleased
 from .results import stored_outcome
 from .wire import Attempt, Order, Outcome, Success
-
-if TYPE_CHECKING:
-    from .delivery import Host, Place
 
 logger = logging.getLogger(__name__)
 

@@ -19,9 +19,10 @@ from ..errors import AcomfyError, BrokerError
 from ..placement import Need, Offer
 from .adopting import Adopting
 from .broker import Broker
-from .delivery import Delivery, Host
+from .delivery import Delivery
 from .ending import Letter
 from .forgotten import Forgotten
+from .hosting import Host
 from .lanes import LaneView, Memory, Patience, lanes_to_ask
 from .lease import Lease
 from .member import FleetMember

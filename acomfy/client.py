@@ -36,7 +36,7 @@ from .errors import (
 from .inputs import FileInput, take_one
 from .job import Job, PromptOptions
 from .live import LiveJobs
-from .mapping import Feed, Workflows
+from .mapping import Feed, Workflows, is_fault_of_the_server
 from .places import Places
 from .probing import Probe
 from .prompting import OnLost, encoded, prompt_options, tracked, unsendable
@@ -472,7 +472,14 @@ class Client(ServerMethods):
         def begin(workflow: Graph, index: int) -> Job:
             return self._begin_item(workflow, index, options)
 
-        feed = Feed(workflows, limit, begin=begin, cancel=self._canceller.wish, spawn=self._spawn)
+        feed = Feed(
+            workflows,
+            limit,
+            begin=begin,
+            cancel=self._canceller.wish,
+            spawn=self._spawn,
+            stops=is_fault_of_the_server,
+        )
         return feed.jobs()
 
     def _begin_item(self, workflow: Graph, index: int, options: PromptOptions) -> Job:

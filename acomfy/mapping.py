@@ -24,6 +24,7 @@ class Feed:
         begin: Submits one workflow, the n-th: makes its job, which may be settled already. Never waits.
         cancel: Has a job taken from the server. Never waits.
         spawn: Runs a coroutine as a task of the client.
+        stops: Tells of a job that ended whether it is useless to submit any more; its outcome is raised then.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Feed:
         begin: Callable[[Graph, int], Job],
         cancel: Callable[[Job], object],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        stops: Callable[[Job], bool],
     ) -> None:
         check_workflows(workflows)
         if limit < 1:
@@ -42,6 +44,7 @@ class Feed:
         self._begin = begin
         self._cancel = cancel
         self._spawn = spawn
+        self._stops = stops
         self._places = asyncio.Semaphore(limit)
         self._active: set[Job] = set()
         self._done: deque[Job] = deque()
@@ -57,7 +60,8 @@ class Feed:
             while True:
                 while self._done:
                     job = self._done.popleft()
-                    _raise_fault_of_the_server(job)
+                    if (exc := job.exception()) is not None and self._stops(job):
+                        raise exc
                     self._active.discard(job)
                     self._places.release()
                     yield job
@@ -105,10 +109,9 @@ class Feed:
         self._wakeup.set()
 
 
-def _raise_fault_of_the_server(job: Job) -> None:
-    exc = job.exception()
-    if isinstance(exc, ServerError) and not isinstance(exc, PayloadTooLarge):
-        raise exc
+def is_fault_of_the_server(job: Job) -> bool:
+    """Tell whether a job ended by what is wrong with the server, and neither with its workflow nor its run."""
+    return isinstance(job.exception(), ServerError) and not isinstance(job.exception(), PayloadTooLarge)
 
 
 def check_workflows(workflows: Workflows) -> None:

@@ -296,6 +296,8 @@ class Pool:
     ) -> AsyncGenerator[Job, None]:
         """Submit many workflows and yield each one's job when it is done, as `Client.map`.
 
+        What servers make of one, after all its attempts, is that job's outcome, also if they fail with it: others go on.
+
         Args:
             workflows: An iterable or asynchronous iterable; it may be endless. While the pool's line is full it is not
                 read on.
@@ -313,7 +315,9 @@ class Pool:
         if self._max_pending is not None or self._max_pending_per_key is not None:
             check_workflows(workflows)
             workflows = self._paced(workflows, key)
-        return Feed(workflows, limit, begin=begin, cancel=self._wish, spawn=self._spawn).jobs()
+        # One server may fail with one prompt, and after its attempts that is the prompt's outcome; others go on.
+        feed = Feed(workflows, limit, begin=begin, cancel=self._wish, spawn=self._spawn, stops=lambda job: False)
+        return feed.jobs()
 
     async def _paced(self, workflows: Workflows, key: Hashable) -> AsyncGenerator[Graph, None]:
         async for item in iterate(workflows):

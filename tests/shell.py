@@ -6,14 +6,16 @@ Waits are on events; the client's own times are short, in multiples of ``MS``.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
 import acomfy
+from acomfy.api import Api
 from acomfy.simulator import Node, NodeContext, SimulatedServer
 
 from .conftest import MS
@@ -91,3 +93,26 @@ async def eventually(condition: Callable[[], bool], within: float = 5000 * MS) -
 def tasks_of_the_library() -> list[str]:
     """Name the tasks that a client left behind."""
     return [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("acomfy")]
+
+
+class FailingPosts:
+    """POSTs of some workflows that every server answers with 500, as when a custom node breaks its validation."""
+
+    def __init__(self) -> None:
+        self._graphs: list[Mapping[str, Any]] = []
+        self._post = Api.post_prompt
+
+    def fail(self, graph: Mapping[str, Any]) -> None:
+        self._graphs.append(graph)
+
+    async def post(self, api: Api, body: Any, **options: Any) -> Any:
+        if json.loads(body)["prompt"] in self._graphs:
+            raise acomfy.HTTPError(500, "POST", f"{api.url}/prompt", "it broke")
+        return await self._post(api, body, **options)
+
+
+@pytest.fixture
+def failing_posts(monkeypatch: pytest.MonkeyPatch) -> FailingPosts:
+    posts = FailingPosts()
+    monkeypatch.setattr(Api, "post_prompt", lambda api, body, **options: posts.post(api, body, **options))
+    return posts

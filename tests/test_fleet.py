@@ -23,9 +23,9 @@ from .brokers import connected
 from .conftest import MS
 from .fleets import messages_in, overheard, quick_fleet, working
 from .graphs import color_of, gated, saved, streamed
-from .shell import Gates, eventually, gates, server, tasks_of_the_library
+from .shell import FailingPosts, Gates, eventually, failing_posts, gates, server, tasks_of_the_library
 
-__all__ = ["broker", "gates", "server"]
+__all__ = ["broker", "failing_posts", "gates", "server"]
 
 pytestmark = pytest.mark.anyio
 
@@ -543,6 +543,22 @@ async def test_a_waiting_item_of_a_map_leaves_a_full_queue_alone(broker: LocalBr
         assert await job.cancel() is True
         assert (await taking) is job
         assert await fleet.waiting() == 1
+
+
+async def test_what_a_worker_makes_of_one_item_of_a_map_is_its_outcome_and_the_others_go_on(
+    broker: LocalBroker, server: SimulatedServer, failing_posts: FailingPosts
+) -> None:
+    async with working(broker, server, max_attempts=2), quick_fleet(broker) as fleet:
+        failing_posts.fail(saved(0))
+        jobs = [job async for job in fleet.map([saved(0), saved(1), saved(2)], limit=1)]
+        assert [type(job.exception()) for job in jobs] == [acomfy.HTTPError, type(None), type(None)]
+
+
+async def test_a_broker_that_takes_nothing_ends_a_map() -> None:
+    async with Fleet("nats://127.0.0.1:9", connect_timeout=50 * MS, unreachable_timeout=50 * MS) as fleet:
+        with pytest.raises(acomfy.ServerUnreachable):
+            async for _ in fleet.map([saved(0), saved(1)]):
+                pass
 
 
 async def test_an_item_cancelled_while_the_full_queue_is_asked_is_not_offered_again(

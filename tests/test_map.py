@@ -26,7 +26,7 @@ from acomfy.errors import (
     WorkflowFormatError,
 )
 from acomfy.job import Job, PromptOptions
-from acomfy.mapping import Feed
+from acomfy.mapping import Feed, is_fault_of_the_server
 from acomfy.result import Result
 from acomfy.router import TrackedPrompt
 from acomfy.simulator import SimulatedServer
@@ -64,7 +64,10 @@ class Bench:
         self.settle_at_once: dict[int, Exception] = {}
 
     def feed(self, workflows: Any, limit: int = 3) -> AsyncGenerator[Job, None]:
-        return Feed(workflows, limit, begin=self.begin, cancel=self.cancel, spawn=self.spawn).jobs()
+        feed = Feed(
+            workflows, limit, begin=self.begin, cancel=self.cancel, spawn=self.spawn, stops=is_fault_of_the_server
+        )
+        return feed.jobs()
 
     def begin(self, workflow: Any, index: int) -> Job:
         number = number_of(workflow)

@@ -20,9 +20,9 @@ from acomfy.simulator import SimulatedServer
 
 from .conftest import MS
 from .graphs import color_of, gated, saved, streamed
-from .shell import Gates, eventually, gates, quick_delays, tasks_of_the_library
+from .shell import FailingPosts, Gates, eventually, failing_posts, gates, quick_delays, tasks_of_the_library
 
-__all__ = ["gates"]
+__all__ = ["failing_posts", "gates"]
 
 pytestmark = pytest.mark.anyio
 
@@ -157,6 +157,15 @@ async def test_errors_of_the_prompt_are_its_outcome_and_those_of_the_workflow_ar
         with pytest.raises(acomfy.JobFailed, match="broken"):
             await pool.run(saved())
         assert sum(len(server.prompts) for server in made) == 1
+
+
+async def test_what_servers_make_of_one_item_of_a_map_is_its_outcome_and_the_others_go_on(
+    failing_posts: FailingPosts,
+) -> None:
+    async with servers(2) as made, quick_pool(made, max_attempts=2) as pool:
+        failing_posts.fail(saved(0))
+        jobs = [job async for job in pool.map([saved(0), saved(1), saved(2)], limit=1)]
+        assert [type(job.exception()) for job in jobs] == [acomfy.HTTPError, type(None), type(None)]
 
 
 async def test_a_client_of_the_pool_is_one_server_for_all_steps() -> None:

@@ -15,7 +15,7 @@ from nats.js import errors as js_errors
 from ..concurrency import Tasks
 from ..errors import AcomfyError, ClientClosed, JobCancelled, WorkflowError
 from ..job import Job, PromptOptions
-from ..mapping import Feed, Workflows
+from ..mapping import Feed, Workflows, is_fault_of_the_server
 from ..placement import read_need
 from ..prompting import OnLost, encoded, prompt_options, tracked, unsendable
 from ..result import DownloadObserver, Output, Result
@@ -348,6 +348,9 @@ class Fleet:
     ) -> AsyncGenerator[Job, None]:
         """Submit many workflows and yield each one's job when it is done, as `Client.map`.
 
+        What workers make of one, after all its attempts, is that job's outcome, also if servers fail with it: others go
+        on.
+
         Args:
             workflows: An iterable or asynchronous iterable; it may be endless.
             limit: Jobs submitted and not yet yielded, at most: a few times the number of workers keeps all busy.
@@ -362,7 +365,8 @@ class Fleet:
         def begin(workflow: Graph, index: int) -> Job:
             return self._begin_item(workflow, index, group, priority, options)
 
-        return Feed(workflows, limit, begin=begin, cancel=self._wish, spawn=self._spawn).jobs()
+        feed = Feed(workflows, limit, begin=begin, cancel=self._wish, spawn=self._spawn, stops=_cannot_be_queued)
+        return feed.jobs()
 
     def _begin_item(self, workflow: Graph, index: int, group: str | None, priority: int, options: PromptOptions) -> Job:
         try:
@@ -522,3 +526,8 @@ class Fleet:
     def wake_at_queue_change(self, pulse: asyncio.Event) -> None:
         """Have an event set when one of this submitter's jobs begins or ends."""
         self._following.wake_at_change(pulse)
+
+
+def _cannot_be_queued(job: Job) -> bool:
+    """Tell whether the broker did not take a job. What a worker said of one is its own outcome: others may do well."""
+    return is_fault_of_the_server(job) and isinstance(job, FleetJob) and job.never_queued()

@@ -296,7 +296,7 @@ class Pool:
     ) -> AsyncGenerator[Job, None]:
         """Submit many workflows and yield each one's job when it is done, as `Client.map`.
 
-        What servers make of one, after all its attempts, is that job's outcome, also if they fail with it: others go on.
+        What servers make of one, after its attempts, is that job's outcome, also if they fail with it: others go on.
 
         Args:
             workflows: An iterable or asynchronous iterable; it may be endless. While the pool's line is full it is not

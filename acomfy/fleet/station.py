@@ -166,31 +166,31 @@ class Station:
         puller = Puller(self._broker)
         await puller.begin()
         running: set[asyncio.Task[None]] = set()
+        stopping = asyncio.ensure_future(self._stopping.wait())
         try:
             while not self._stopping.is_set():
                 if len(running) > _STORING:
                     await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     continue
-                letter = await self._take_unless_stopped(puller)
+                letter = await self._take_unless(stopping, puller)
                 if letter is not None:
                     await self._deliver(letter, running)
             if running:
                 await asyncio.wait(running)
         finally:
+            stopping.cancel()
             await _cancelled(running)
             await puller.end()
 
-    async def _take_unless_stopped(self, puller: Puller) -> Letter | None:
+    async def _take_unless(self, stopping: asyncio.Future[Any], puller: Puller) -> Letter | None:
         """Wait for an order, but for nothing beyond `stop`; one that comes all the same is given back at once."""
         taking = asyncio.create_task(self._take(puller), name="acomfy-take")
-        stopping = asyncio.ensure_future(self._stopping.wait())
         wanted = False
         try:
             await asyncio.wait([taking, stopping], return_when=asyncio.FIRST_COMPLETED)
             wanted = not self._stopping.is_set()
             return taking.result() if wanted else None
         finally:
-            stopping.cancel()
             if not wanted:
                 await _given_back(taking)
 

@@ -21,7 +21,7 @@ from acomfy.simulator import SimulatedServer
 from .brokers import broker as broker
 from .brokers import connected
 from .conftest import MS
-from .fleets import messages_in, overheard, quick_fleet, working
+from .fleets import emptied, messages_in, overheard, quick_fleet, working
 from .graphs import color_of, gated, saved, streamed
 from .shell import FailingPosts, Gates, eventually, failing_posts, gates, server, tasks_of_the_library
 
@@ -665,3 +665,53 @@ async def test_observers_see_every_job_and_every_reading(fleet: Fleet) -> None:
     stop_reading()
     await (await fleet.run(saved(2))).images[0].read()
     assert (len(begun), len(read)) == (2, 1)
+
+
+# --- Cancelled anywhere ----------------------------------------------------------------------------------------------
+
+
+async def run_one(fleet: Fleet) -> None:
+    await fleet.run(saved(1))
+
+
+async def map_three(fleet: Fleet) -> None:
+    async for job in fleet.map([saved(color) for color in range(3)], limit=2):
+        await job
+
+
+async def submit_and_cancel(fleet: Fleet) -> None:
+    await (await fleet.submit(saved(2))).cancel()
+
+
+async def submit_and_listen(fleet: Fleet) -> None:
+    async for _ in (await fleet.submit(saved(3))).events():
+        pass
+
+
+async def submit_and_attach(fleet: Fleet) -> None:
+    await fleet.attach((await fleet.submit(saved(4))).job_id)
+
+
+async def look_around(fleet: Fleet) -> None:
+    await fleet.waiting()
+    await fleet.dead_letters()
+    await fleet.workers(wait=1 * MS)
+
+
+@pytest.mark.parametrize(
+    "use", [run_one, map_three, submit_and_cancel, submit_and_listen, submit_and_attach, look_around]
+)
+async def test_what_is_cancelled_at_any_step_ends_and_leaves_nothing(
+    fleet: Fleet, server: SimulatedServer, use: Callable[[Fleet], Any]
+) -> None:
+    await fleet.wait_ready(1)
+    for steps in range(60):
+        task = asyncio.create_task(use(fleet))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task], timeout=10_000 * MS)
+        assert task.cancelled() or task.exception() is None
+    await emptied(fleet)
+    await eventually(lambda: not fleet.jobs and not len(server.queue))
+    assert await fleet.run(saved(5))

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -772,3 +772,51 @@ async def test_observers_stop_when_they_are_told_as_those_of_a_client_do() -> No
         (output,) = (await pool.run(saved())).images
         await output.read()
         assert seen == []
+
+
+# --- Cancelled anywhere ----------------------------------------------------------------------------------------------
+
+
+async def run_one(pool: acomfy.Pool) -> None:
+    await pool.run(saved(1))
+
+
+async def map_three(pool: acomfy.Pool) -> None:
+    async for job in pool.map([saved(color) for color in range(3)], limit=2):
+        await job
+
+
+async def submit_and_cancel(pool: acomfy.Pool) -> None:
+    await (await pool.submit(saved(2))).cancel()
+
+
+async def acquire_in_turns(pool: acomfy.Pool) -> None:
+    async def one() -> None:
+        async with pool.acquire() as client:
+            await client.run(saved(3))
+
+    await asyncio.gather(*(one() for _ in range(5)))
+
+
+async def drain_and_resume(pool: acomfy.Pool) -> None:
+    url = next(iter(pool.stats().servers))
+    try:
+        await pool.drain(url)
+    finally:
+        pool.resume(url)
+
+
+@pytest.mark.parametrize("use", [run_one, map_three, submit_and_cancel, acquire_in_turns, drain_and_resume])
+async def test_what_is_cancelled_at_any_step_ends_and_leaves_nothing(use: Callable[[acomfy.Pool], Any]) -> None:
+    async with servers(2) as made, quick_pool(made, in_flight=1) as pool:
+        await pool.wait_ready(2)
+        for steps in range(60):
+            task = asyncio.create_task(use(pool))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task], timeout=10_000 * MS)
+            assert task.cancelled() or task.exception() is None
+        await eventually(lambda: not pool.jobs and not pool.stats().waiting and not pool.stats().in_flight)
+        await eventually(lambda: not any(len(server.queue) for server in made))
+        assert await pool.run(saved(4))

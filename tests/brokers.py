@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from nats.aio.client import Client as Connection
+from nats.errors import NoRespondersError
 
 from acomfy.fleet.local import LocalBroker
 
@@ -37,3 +38,12 @@ async def connected(*urls: str, errors: list[Exception] | None = None, **options
     finally:
         with suppress(OSError):  # of a broker that was killed: what waits to be sent to it
             await connection.close()
+
+
+async def heard_by_the_server(connection: Connection) -> None:
+    """Wait until the server did all that it was told before, a subscription for one.
+
+    nats-py's ``flush`` (2.16) may be faster than what is flushed: its PING is written before what waits in its buffer.
+    """
+    with suppress(NoRespondersError):
+        await connection.request("nobody.hears.this", timeout=5)

@@ -13,7 +13,7 @@ from acomfy.fleet import Fleet, Patience, Worker
 from acomfy.fleet.local import LocalBroker
 from acomfy.simulator import SimulatedServer
 
-from .brokers import connected
+from .brokers import connected, heard_by_the_server
 from .conftest import MS
 
 
@@ -55,7 +55,7 @@ async def overheard(broker: LocalBroker, subject: str) -> AsyncIterator[list[Msg
 
     async with connected(broker.url) as connection:
         await connection.subscribe(subject, cb=receive)
-        await connection.flush()
+        await heard_by_the_server(connection)
         yield heard
 
 

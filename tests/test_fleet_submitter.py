@@ -20,7 +20,7 @@ from acomfy.simulator import SimulatedServer
 from acomfy.verdict import JobState
 
 from .brokers import broker as broker
-from .brokers import connected
+from .brokers import connected, heard_by_the_server
 from .conftest import MS
 from .fleets import emptied, messages_in, overheard, quick_fleet, working
 from .graphs import color_of, saved
@@ -40,7 +40,7 @@ async def fleet(broker: LocalBroker) -> AsyncIterator[Fleet]:
 async def tell(broker: LocalBroker, subject: str, payload: bytes) -> None:
     async with connected(broker.url) as connection:
         await connection.publish(subject, payload)
-        await connection.flush()
+        await heard_by_the_server(connection)
 
 
 async def write(broker: LocalBroker, job: FleetJob, outcome: bytes) -> None:
@@ -195,13 +195,13 @@ async def test_a_wish_is_repeated_until_it_is_confirmed(monkeypatch: pytest.Monk
 
         async with connected(broker.url) as connection:
             deaf = await connection.subscribe(f"acomfy.cancel.{job.job_id}", cb=hear)
-            await connection.flush()
+            await heard_by_the_server(connection)
             assert await job.cancel() is False
             assert job.cancel_note
             assert not job.done()
             await eventually(lambda: len(asked) >= 3)
             await deaf.unsubscribe()
-            await connection.flush()
+            await heard_by_the_server(connection)
         with pytest.raises(acomfy.JobCancelled):
             await job
         await emptied(fleet)

@@ -47,7 +47,7 @@ from acomfy.simulator import Node, NodeContext, SimulatedServer
 from acomfy.verdict import JobState
 
 from .brokers import broker as broker
-from .brokers import connected
+from .brokers import connected, heard_by_the_server
 from .conftest import MS
 from .fleets import messages_in, quick_fleet, quick_worker, working
 from .graphs import color_of, gated, sampled, saved
@@ -548,7 +548,7 @@ async def test_an_order_that_was_asked_for_at_the_end_is_given_back_at_once(brok
         lane = Lane.of("default", 0)
         puller = Puller(link)
         await puller.begin()
-        await link.nc.flush()
+        await heard_by_the_server(link.nc)
         transport: Any = link.nc._transport
         socket = transport._io_writer.transport
         socket.pause_reading()  # the answer is on its way
